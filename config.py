@@ -1,0 +1,530 @@
+"""The scope file: one settings tree that says what a microscope has and how far it may go.
+
+``load_scope("demo-dispim")`` or ``load_scope("path/to/scope.yml")`` gives a validated `Scope`. Variables such as
+``QUEUESCOPE_SERVICES__HTTP__PORT=60611`` override single entries. Every axis and every light must state its limits:
+a missing one is a `ScopeError` that names it. The JSON Schema of this tree is committed as ``docs/scope.schema.json``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+SCOPES = Path(__file__).parent / "scopes"
+ENV_PREFIX = "QUEUESCOPE_"
+
+
+class ScopeError(ValueError):
+    """A scope file that can't be used. The text names the entry, its value and what to write instead."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] >= limits[1]:
+        raise ValueError(f"limits must be [low, high] with low < high, not {list(limits)}")
+    return limits
+
+
+Limits = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ascending)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+RootName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$")]
+View = Literal["A", "B"]
+
+
+class LimitsXY(_Part):
+    x: Limits
+    y: Limits
+
+
+class MicroManager(_Part):
+    """How MMCore is loaded."""
+
+    config: str
+    """An ordinary Micro-Manager ``.cfg``; relative to the scope file."""
+    adapters: str | None = None
+    """Folder of device adapters (``mmgr_dal_*``); null: an installed Micro-Manager, else the ``mm-test-adapters`` package."""
+    process: Literal["own", "worker"] = "own"
+    """``own``: MMCore in its own process (a crashing adapter costs that process only). ``worker``: inside the RE worker."""
+    call_timeout_s: Annotated[FiniteFloat, Field(gt=0, le=600)] = 10
+    """A call into an adapter that takes longer counts as hung (exposures and moves add their own time)."""
+    restart: Literal["auto", "ask"] = "auto"
+    startup_allowed: tuple[str, ...] = ()
+    """Entries ``LABEL.PROPERTY`` of the preset System/Startup that touch lights or axes and are applied all the same."""
+    core_per_camera: tuple[Name, ...] = ()
+
+
+class _Device(_Part):
+    label: str
+    """The device's label in the Micro-Manager configuration."""
+    moves_on_init: bool = False
+    """True where loading the configuration moves this device (homing): a restart then waits for a person."""
+
+
+class Stage(_Device):
+    kind: Literal["stage"]
+    units: Literal["um", "mm", "deg"] = "um"
+    limits: Limits
+    home: FiniteFloat | None = None
+    view: View | None = None
+    """The light-sheet view whose sheet this axis refocuses (a piezo)."""
+    tolerance: Annotated[FiniteFloat, Field(gt=0)] = 0.5
+    """A readback further than this from the target is an error."""
+
+
+class XYStage(_Device):
+    kind: Literal["xy_stage"]
+    units: Literal["um"] = "um"
+    limits: LimitsXY
+    tolerance: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+
+
+class Galvo(_Device):
+    kind: Literal["galvo"]
+    units: Literal["deg"] = "deg"
+    limits: LimitsXY
+    view: View | None = None
+    tolerance: Annotated[FiniteFloat, Field(gt=0)] = 0.01
+
+
+class Camera(_Device):
+    kind: Literal["camera"]
+    pixel_um: Annotated[FiniteFloat, Field(gt=0)]
+    """Pitch of the sensor's pixels in µm (in the sample: divide by the magnification, or state `Objective.pixel_um`)."""
+    exposure_ms: Limits
+    """Shortest and longest exposure."""
+    view: View | None = None
+    trigger: Literal["internal"] = "internal"
+
+
+class State(_Device):
+    kind: Literal["state"]
+    """A device with labelled positions: filter wheel, turret, slider."""
+
+
+class ObjectiveTurret(_Device):
+    kind: Literal["objective"]
+
+
+class Temperature(_Device):
+    kind: Literal["temperature"]
+    units: Literal["degC"] = "degC"
+    property: str
+    """The property that holds the temperature in °C."""
+    setpoint: str | None = None
+    """The property that takes the target; null: read only."""
+    limits: Limits
+
+
+class Property(_Device):
+    """One property of a device that plans may read, and set within the limits or choices given here."""
+
+    kind: Literal["property"]
+    property: str
+    units: str = ""
+    limits: Limits | None = None
+    choices: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.limits is None and self.choices is None:
+            raise ValueError("a property needs limits: [low, high] or choices: [...] to say what may be set")
+        return self
+
+
+Device = Annotated[
+    Stage | XYStage | Galvo | Camera | State | ObjectiveTurret | Temperature | Property, Field(discriminator="kind")
+]
+
+
+class Switch(_Part):
+    """An on/off control: a property and the two values that open and close it."""
+
+    label: str
+    property: str = "State"
+    on: str = "1"
+    off: str = "0"
+
+
+class Power(_Part):
+    label: str
+    property: str
+    full_scale: Annotated[FiniteFloat, Field(gt=0)]
+    """The property's value at 100 %."""
+    limits_pct: Limits
+    """Lowest and highest power in % of full scale that any plan may ask for."""
+
+    @model_validator(mode="after")
+    def _percent(self) -> Self:
+        if self.limits_pct[0] < 0 or self.limits_pct[1] > 100:
+            raise ValueError(f"limits_pct must lie inside [0, 100], not {list(self.limits_pct)}")
+        return self
+
+
+class Light(_Part):
+    """A gate (fast, closed between exposures), a power and, for lasers, an emission (slow, for safety)."""
+
+    wavelength_nm: Annotated[FiniteFloat, Field(ge=200, le=2000)] | None = None
+    laser_class: Literal["1", "1M", "2", "2M", "3R", "3B", "4"] | None = None
+    gate: Switch
+    power: Power
+    emission: Switch | None = None
+    gated_by: Literal["controller", "software"] = "software"
+    verify: Literal["refresh", "none"] = "refresh"
+    """``refresh``: the adapter asks the controller when read, so a closed gate is `verified`; ``none``: `assumed`."""
+
+
+class Channel(_Part):
+    light: Name
+    preset: tuple[str, str] | None = None
+    """A configuration group and preset of the Micro-Manager configuration."""
+    emission: str | None = None
+    """Label of the emission filter, on the device named by `Channel.filter`."""
+    filter: Name | None = None
+    """The `state` device that holds the emission filter; null: the only one there is."""
+    exposure_ms: Annotated[FiniteFloat, Field(gt=0)]
+    power_pct: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
+    """Power used when a plan names none; null: the lowest that the light's limits allow."""
+
+
+class Objective(_Part):
+    label: str
+    """The position's label on the objective turret."""
+    na: Annotated[FiniteFloat, Field(gt=0, lt=2)]
+    pixel_um: Annotated[FiniteFloat, Field(gt=0)]
+    """Size of an unbinned pixel in the sample, in µm."""
+    affine: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat] | None = None
+    parfocal_um: FiniteFloat = 0
+
+
+class Position(_Part):
+    x_um: FiniteFloat
+    y_um: FiniteFloat
+    z_um: FiniteFloat | None = None
+
+
+class Interlock(_Part):
+    device: Name
+    open: str
+    kind: Literal["door", "lid", "key", "emergency_stop"]
+
+
+class Arming(_Part):
+    hours: Annotated[FiniteFloat, Field(gt=0, le=24)]
+
+
+class Safety(_Part):
+    collision: tuple[dict[str, Limits], ...] = ()
+    """Forbidden boxes: axis name to [low, high]; inside all of them at once is a collision."""
+    retract_first: tuple[Name, ...] = ()
+    interlocks: tuple[Interlock, ...] = ()
+    arm: Literal["none"] | Arming = "none"
+
+
+class Root(_Part):
+    """The same folder as three machines see it; relative paths are relative to the data directory."""
+
+    hardware: str = "."
+    tiled: str = "."
+    clients: str = "."
+
+
+class Storage(_Part):
+    root: RootName = "DATA"
+    roots: dict[RootName, Root] = Field(default_factory=lambda: {"DATA": Root()})
+    format: Literal["ome-zarr"] = "ome-zarr"
+    min_free_gb: Annotated[FiniteFloat, Field(ge=0)] = 5
+
+    @model_validator(mode="after")
+    def _root_exists(self) -> Self:
+        if self.root not in self.roots:
+            raise ValueError(f"root {self.root!r} is not one of roots: {sorted(self.roots)}")
+        return self
+
+
+class Queue(_Part):
+    on_failure: Literal["continue", "wait"] = "continue"
+
+
+class Agents(_Part):
+    require_key: bool = True
+    approval: Literal["none", "first_of_kind", "all"] = "none"
+
+
+class Http(_Part):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 60610
+    """0 takes any free port; ``runtime.json`` says which."""
+
+
+class TiledService(_Part):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+
+class Zmq(_Part):
+    """Addresses of queueserver's sockets; null: unix sockets that only this user may open."""
+
+    control: str | None = None
+    info: str | None = None
+
+
+class Services(_Part):
+    valkey: str = "embedded"
+    """``embedded``, or ``host:port`` of a server that runs elsewhere (its password in ``DIR/keys/valkey``)."""
+    tiled: Literal["embedded"] | TiledService = "embedded"
+    hardware: str | None = None
+    """Address of the hardware process; null: a unix socket; ``tcp://host:port`` by choice."""
+    zmq: Zmq = Zmq()
+    http: Http = Http()
+
+
+class Scope(_Part):
+    """A microscope."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    micromanager: MicroManager
+    devices: dict[Name, Device]
+    lights: dict[Name, Light] = Field(default_factory=dict)
+    channels: dict[Name, Channel] = Field(default_factory=dict)
+    objectives: dict[Name, Objective] = Field(default_factory=dict)
+    positions: dict[Name, Position] = Field(default_factory=dict)
+    safety: Safety = Safety()
+    storage: Storage = Storage()
+    queue: Queue = Queue()
+    agents: Agents = Agents()
+    services: Services = Services()
+
+    _path: Path = PrivateAttr(default=Path("scope.yml"))
+
+    @property
+    def path(self) -> Path:
+        """The file this scope was read from."""
+        return self._path
+
+    @property
+    def config_path(self) -> Path:
+        """The Micro-Manager configuration, absolute."""
+        return (self._path.parent / self.micromanager.config).resolve()
+
+    def of_kind(self, *kinds: str) -> dict[str, Any]:
+        """The devices of these kinds, by name."""
+        return {name: device for name, device in self.devices.items() if device.kind in kinds}
+
+    def axes(self) -> dict[str, Axis]:
+        """Every scalar axis by its name: ``piezo_a``, ``xy.x``, ``galvo_a.y``."""
+        return {axis.name: axis for axis in _axes(self.devices)}
+
+    def filter_of(self, channel: Channel) -> str | None:
+        """Name of the state device that holds this channel's emission filter."""
+        if channel.emission is None:
+            return None
+        return channel.filter or next(iter(self.of_kind("state")))
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        taken = set(self.devices) & set(self.lights)
+        if taken:
+            raise ValueError(f"{sorted(taken)[0]!r} names both a device and a light: rename one")
+        for name, channel in self.channels.items():
+            if channel.light not in self.lights:
+                raise ValueError(f"channels.{name}.light: {channel.light!r} is none of lights: {sorted(self.lights)}")
+            states = sorted(self.of_kind("state"))
+            if channel.emission is not None and channel.filter is None and len(states) != 1:
+                raise ValueError(f"channels.{name}.filter is missing: say which of {states} holds {channel.emission!r}")
+            if channel.filter is not None and channel.filter not in states:
+                raise ValueError(f"channels.{name}.filter: {channel.filter!r} is none of the state devices {states}")
+            limits = self.lights[channel.light].power.limits_pct
+            if channel.power_pct is not None and not limits[0] <= channel.power_pct <= limits[1]:
+                raise ValueError(
+                    f"channels.{name}.power_pct {channel.power_pct} is outside {list(limits)}"
+                    f" (lights.{channel.light}.power.limits_pct)"
+                )
+        axes = {axis.name for axis in _axes(self.devices)}
+        for box in self.safety.collision:
+            for axis in box:
+                if axis not in axes:
+                    raise ValueError(f"safety.collision: {axis!r} is none of the axes {sorted(axes)}")
+        for axis in self.safety.retract_first:
+            if axis not in axes:
+                raise ValueError(f"safety.retract_first: {axis!r} is none of the axes {sorted(axes)}")
+        for interlock in self.safety.interlocks:
+            if interlock.device not in self.devices:
+                raise ValueError(f"safety.interlocks: {interlock.device!r} is none of devices: {sorted(self.devices)}")
+        for camera in self.micromanager.core_per_camera:
+            if camera not in self.of_kind("camera"):
+                raise ValueError(f"micromanager.core_per_camera: {camera!r} is none of the cameras")
+        return self
+
+
+class Axis(_Part):
+    """One scalar axis of a stage, an XY stage or a galvo."""
+
+    name: str
+    """``piezo_a``, ``xy.x``."""
+    device: str
+    """Name of the device in the scope file."""
+    component: Literal["x", "y"] | None
+    label: str
+    units: str
+    limits: Limits
+    tolerance: float
+    home: float | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the limits are written, for messages."""
+        return f"devices.{self.device}.limits" + (f".{self.component}" if self.component else "")
+
+
+def _axes(devices: Mapping[str, Any]) -> Iterator[Axis]:
+    for name, device in devices.items():
+        if isinstance(device, Stage):
+            yield Axis(
+                name=name,
+                device=name,
+                component=None,
+                label=device.label,
+                units=device.units,
+                limits=device.limits,
+                tolerance=device.tolerance,
+                home=device.home,
+            )
+        elif isinstance(device, XYStage | Galvo):
+            for component in ("x", "y"):
+                yield Axis(
+                    name=f"{name}.{component}",
+                    device=name,
+                    component=component,
+                    label=device.label,
+                    units=device.units,
+                    limits=getattr(device.limits, component),
+                    tolerance=device.tolerance,
+                )
+
+
+def bundled_scopes() -> list[str]:
+    """Names of the microscopes that come with the package."""
+    return sorted(path.parent.name for path in SCOPES.glob("*/scope.yml"))
+
+
+def scope_path(name_or_path: str | os.PathLike[str]) -> Path:
+    """The scope file that a bundled name or a path means.
+
+    Raises
+    ------
+    ScopeError
+        Where it is neither.
+    """
+    text = os.fspath(name_or_path)
+    bundled = SCOPES / text / "scope.yml"
+    if text in bundled_scopes():
+        return bundled
+    path = Path(text).expanduser()
+    if path.is_dir():
+        path = path / "scope.yml"
+    if not path.is_file():
+        raise ScopeError(f"scope {text!r} is neither a file nor one of the bundled scopes: {', '.join(bundled_scopes())}")
+    return path.resolve()
+
+
+def load_scope(name_or_path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Scope:
+    """Read and check a scope file.
+
+    Parameters
+    ----------
+    name_or_path
+        The name of a bundled scope (``demo-dispim``) or the path of a scope file.
+    environ
+        Where overrides are looked up; `os.environ` by default.
+
+    Raises
+    ------
+    ScopeError
+        One line for each thing that is wrong: the entry, its value, the limit and the remedy.
+    """
+    path = scope_path(name_or_path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ScopeError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ScopeError(f"{path}: expected a mapping with name, micromanager, devices, lights …")
+    scope = _validated(tree, path)
+    overrides = {k: v for k, v in (os.environ if environ is None else environ).items() if _is_override(k)}
+    if overrides:
+        tree = scope.model_dump(mode="json")
+        for variable, value in sorted(overrides.items()):
+            _override(tree, variable, value)
+        scope = _validated(tree, path)
+    scope._path = path
+    return scope
+
+
+def _is_override(variable: str) -> bool:
+    first, separator, _ = variable.removeprefix(ENV_PREFIX).partition("__")
+    return variable.startswith(ENV_PREFIX) and bool(separator) and first.lower() in Scope.model_fields
+
+
+def _override(tree: dict[str, Any], variable: str, value: str) -> None:
+    """Set one entry of the tree; names are matched without regard to case, since variables are upper-case."""
+    *parents, last = variable.removeprefix(ENV_PREFIX).split("__")
+    node: Any = tree
+    for part in [*parents, last]:
+        key = next((k for k in node if k.lower() == part.lower()), None) if isinstance(node, dict) else None
+        if key is None:
+            raise ScopeError(f"the environment variable {variable} names nothing in the scope file (at {part!r})")
+        parent, node = node, node[key]
+    parent[key] = yaml.safe_load(value)
+
+
+def _validated(tree: dict[str, Any], path: Path) -> Scope:
+    try:
+        return Scope.model_validate(tree)
+    except ValidationError as error:
+        raise ScopeError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
+
+
+_TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "objective", "temperature", "property"}
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        loc = [str(part) for part in problem["loc"]]
+        if len(loc) > 2 and loc[0] == "devices" and loc[2] in _TAGS:
+            del loc[2]  # pydantic names the kind of the union between the device and its field
+        where = ".".join(loc)
+        if problem["type"] == "missing" and ("limits" in loc or "limits_pct" in loc):
+            what = "light" if loc[0] == "lights" else "axis"
+            yield f"{where} is missing: every {what} must state its limits, as [low, high]"
+        elif problem["type"] == "missing" and loc[0] == "lights" and loc[-1] == "power":
+            yield f"{where} is missing: every light must state its limits (power: {{label, property, full_scale, limits_pct}})"
+        elif problem["type"] == "missing":
+            yield f"{where} is missing"
+        elif problem["type"] == "extra_forbidden":
+            yield f"{where} is not a known entry (value {problem['input']!r}): check its spelling or take it out"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            yield f"{where}: {message} (value {problem['input']!r})" if where else message
+
+
+def scope_schema() -> dict[str, Any]:
+    """JSON Schema of the scope file, as committed in ``docs/scope.schema.json``."""
+    return Scope.model_json_schema()

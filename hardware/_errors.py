@@ -1,0 +1,94 @@
+"""Errors of the hardware, the same in both modes: they cross the process boundary with their fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class HardwareError(Exception):
+    """The base of them all. ``str(error)`` names the thing, the value, the limit and the remedy."""
+
+    code = "hardware_error"
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.fields = fields
+        """JSON-able details: ``thing``, ``value``, ``limit`` …, as each error documents."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self).__name__, str(self), self.fields)
+
+
+class ConfigurationError(HardwareError):
+    """The Micro-Manager configuration and the scope file don't fit: a missing label, adapter or property."""
+
+    code = "configuration"
+
+
+class LimitError(HardwareError):
+    """A value that is not finite, or outside the scope's limits. Nothing moved. Fields ``thing, value, limit``."""
+
+    code = "limit"
+
+
+class UnknownNameError(HardwareError):
+    """A device, axis, light, channel, label or recording that does not exist. Fields ``thing, value, known``."""
+
+    code = "unknown_name"
+
+
+class NotAllowedError(HardwareError):
+    """A call that is not on the allow-list. Fields ``thing``."""
+
+    code = "not_allowed"
+
+
+class ReadbackError(HardwareError):
+    """A device did not arrive where it was sent. Fields ``thing, value`` (asked), ``got, limit``."""
+
+    code = "readback"
+
+
+class DeviceError(HardwareError):
+    """MMCore or an adapter raised. Fields ``thing``; the message holds MMCore's words."""
+
+    code = "device"
+
+
+class HardwareTimeout(HardwareError):
+    """A call or a move took longer than its deadline. Fields ``thing, limit``."""
+
+    code = "timeout"
+
+
+class RecordingError(HardwareError):
+    """Frames were lost, could not be written, or a recording is in the wrong state. Fields ``frames_written``."""
+
+    code = "recording"
+
+
+class HardwareGoneError(HardwareError):
+    """The hardware process is not there, or the link to it broke: the outcome of the call is unknown."""
+
+    code = "hardware_gone"
+
+
+ERRORS: dict[str, type[HardwareError]] = {
+    cls.__name__: cls
+    for cls in (
+        HardwareError,
+        ConfigurationError,
+        LimitError,
+        UnknownNameError,
+        NotAllowedError,
+        ReadbackError,
+        DeviceError,
+        HardwareTimeout,
+        RecordingError,
+        HardwareGoneError,
+    )
+}
+
+
+def _rebuild(name: str, message: str, fields: dict[str, Any]) -> HardwareError:
+    return ERRORS.get(name, HardwareError)(message, **fields)

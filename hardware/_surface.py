@@ -1,0 +1,268 @@
+"""What may be asked of the hardware: the allow-list, as one typed interface.
+
+`Hardware` is implemented by the object that owns MMCore and by the proxy to the process where it lives; a contract suite
+holds the two together. Every public method of the protocol may be called across the boundary, nothing else may.
+Devices go by their names in the scope file, never by Micro-Manager labels; raw MMCore can't be reached.
+Importing this module imports neither MMCore nor an RPC library.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Verification(StrEnum):
+    """How a light's state is known: asked of the controller, or taken from what was sent last."""
+
+    VERIFIED = "verified"
+    ASSUMED = "assumed"
+
+
+class HardwareInfo(_Value):
+    """Identity of the hardware: a restarted process has another `instance`."""
+
+    scope: str
+    instance: str
+    """UUID made at start."""
+    pid: int
+    mode: Literal["own", "worker"]
+    started_at: float
+    versions: dict[str, str]
+    """MMCore, its device interface, pymmcore-plus, queuescope."""
+    config: str
+    adapters: str
+
+
+class CameraState(_Value):
+    width: int
+    height: int
+    dtype: str
+    """NumPy name: ``uint8`` or ``uint16``."""
+    bit_depth: int
+    exposure_ms: float
+    binning: int
+    roi: tuple[int, int, int, int]
+    """x, y, width, height in unbinned pixels."""
+    pixel_um: float
+    """Size of a (binned) pixel in the sample for the objective in place, else the sensor's pitch, in µm."""
+
+
+class LightState(_Value):
+    on: bool
+    """The gate is open."""
+    power_pct: float
+    emission: bool | None
+    """None for a light without a separate emission switch."""
+    state: Verification
+
+
+class LightOff(_Value):
+    """Outcome of switching one light off; one failure never keeps the next light from being tried."""
+
+    light: str
+    off: bool
+    state: Verification
+    error: str | None = None
+
+
+class HardwareState(_Value):
+    """Everything a person or an agent sees of the microscope, read now. A reading that fails is an entry in `errors`."""
+
+    time: float
+    positions: dict[str, float]
+    """By axis: ``piezo_a``, ``xy.x``; µm or deg as in the scope file."""
+    labels: dict[str, str]
+    """Current label of every state device and the objective turret."""
+    values: dict[str, float | str]
+    """Temperatures in °C and properties."""
+    cameras: dict[str, CameraState]
+    lights: dict[str, LightState]
+    errors: dict[str, str]
+    """By device: why it could not be read. It then appears nowhere above."""
+
+
+class FrameSettings(_Value):
+    """How a frame is taken."""
+
+    exposure_ms: FiniteFloat | None = None
+    """None keeps the camera's exposure."""
+    light: str | None = None
+    """This light's gate is open during the exposure and closed after it, whatever happened. None: no light."""
+    power_pct: FiniteFloat | None = None
+    """None: the lowest power that the light's limits allow."""
+
+
+class DatasetPlan(_Value):
+    """One array to be written: the frames of one camera."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    camera: str
+    frames: int | None = Field(default=None, ge=1)
+    """Frames that will come; None where only the end tells."""
+    axis: Literal["t", "z"] = "t"
+    """What counts the frames."""
+    step_um: FiniteFloat | None = None
+    """Distance of two frames along z, in µm."""
+    channel: str | None = None
+    """Recorded in the OME metadata."""
+
+
+class RecordingPlan(_Value):
+    run_uid: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
+
+
+class DatasetState(_Value):
+    """One dataset, now. Only frames whose bytes are on disk count."""
+
+    name: str
+    camera: str
+    uri: str
+    """``data://ROOT/volumes/{run_uid}_{name}.ome.zarr``."""
+    path: str
+    """The same file as the hardware process sees it."""
+    shape: tuple[int, int, int]
+    """Frames planned (frames written where the plan named none, or at the end), height, width."""
+    dtype: str
+    chunk_shape: tuple[int, int, int]
+    frames_written: int
+
+
+class RecordingState(_Value):
+    recording: str
+    run_uid: str
+    phase: Literal["open", "running", "done", "failed", "closed"]
+    """``running``: a volume is being acquired; ``done`` and ``failed``: it ended; ``closed``: nothing more comes."""
+    datasets: dict[str, DatasetState]
+    error: str | None = None
+    """Why it failed, with the number of good frames."""
+    version: int
+    """Grows with every change; `Hardware.recording` waits for it."""
+
+
+class VolumeView(_Value):
+    """One side of a volume: its camera, the piezo that moves with the sheet, the galvo that makes the sheet."""
+
+    dataset: str
+    camera: str
+    settings: FrameSettings
+    piezo: str
+    piezo_um: tuple[FiniteFloat, ...]
+    """Target of the piezo for each slice."""
+    galvo: str | None = None
+    """Scalar axis, ``galvo_a.y``."""
+    galvo_deg: tuple[FiniteFloat, ...] | None = None
+
+
+class VolumeProgram(_Value):
+    """A volume, slice by slice. Everything is checked against the limits before the first move."""
+
+    views: tuple[VolumeView, ...] = Field(min_length=1, max_length=4)
+    order: Literal["slice", "volume"] = "slice"
+    """``slice``: all views at a slice, then the next slice; ``volume``: one view after the other."""
+
+
+class Hardware(Protocol):
+    """The microscope. Methods block until the thing is done; errors are those of `queuescope.hardware`."""
+
+    def info(self) -> HardwareInfo:
+        """Who answers; also the liveness check (touches no adapter)."""
+        ...
+
+    def state(self) -> HardwareState:
+        """Read everything."""
+        ...
+
+    def positions(self, axes: tuple[str, ...]) -> dict[str, float]:
+        """Read these axes (µm or deg). A failed read raises."""
+        ...
+
+    def move(self, targets: dict[str, float]) -> dict[str, float]:
+        """Move axes and wait for them; return the readbacks.
+
+        All targets are checked first (finite, inside the limits): nothing moves unless all pass. A readback outside the
+        axis's tolerance raises `ReadbackError`.
+        """
+        ...
+
+    def stop(self, axes: tuple[str, ...] | None = None) -> None:
+        """Stop these axes, or all."""
+        ...
+
+    def select(self, device: str, label: str) -> str:
+        """Move a state device or the objective turret to a labelled position, wait, return the label read back."""
+        ...
+
+    def labels(self, device: str) -> tuple[str, ...]:
+        """The labels of a state device, in order."""
+        ...
+
+    def value(self, device: str) -> float | str:
+        """Read a `temperature` (°C) or `property` device."""
+        ...
+
+    def set_value(self, device: str, value: float | str) -> float | str:
+        """Write a temperature's setpoint or a property within its limits or choices; return what is read back."""
+        ...
+
+    def set_light(self, light: str, on: bool, power_pct: float | None = None) -> LightState:
+        """Open or close a light's gate, at a power inside its limits (None: unchanged when off, the lowest when on)."""
+        ...
+
+    def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:
+        """Close every gate, each in its own step; with ``emission`` switch the emission off too. Never raises."""
+        ...
+
+    def apply_channel(self, channel: str) -> None:
+        """Apply a channel's preset and emission filter and wait for each device. Opens no gate."""
+        ...
+
+    def configure_camera(self, camera: str, exposure_ms: float | None = None, binning: int | None = None) -> CameraState:
+        """Set what is not None, read back, return the state."""
+        ...
+
+    def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:
+        """One frame, not recorded: an array (height, width) of the camera's dtype. For focusing and tests, not for data."""
+        ...
+
+    def open_recording(self, plan: RecordingPlan) -> RecordingState:
+        """Create the files of a run's datasets (metadata valid from the start)."""
+        ...
+
+    def record_frame(self, recording: str, settings: dict[str, FrameSettings]) -> RecordingState:
+        """Take one frame for each dataset named, write it, return when its bytes are on disk."""
+        ...
+
+    def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
+        """Start a volume; returns at once. Follow it with `recording`."""
+        ...
+
+    def stop_volume(self, recording: str) -> RecordingState:
+        """End a running volume after the slice in hand; lights off; wait until it has ended."""
+        ...
+
+    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0) -> RecordingState:
+        """The recording's state: at once, or when its `version` exceeds ``seen``, or after ``wait_s`` (≤ 30)."""
+        ...
+
+    def close_recording(self, recording: str) -> RecordingState:
+        """Finish the files: the arrays' shapes become the frames written. Closing twice is no error."""
+        ...
+
+    def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
+        """Checksum of every frame, taken from the camera's buffer before it was written, in order."""
+        ...
+
+
+SURFACE: tuple[str, ...] = tuple(name for name in vars(Hardware) if not name.startswith("_"))
+"""Names of the calls that may cross the boundary."""
+
+Json = dict[str, Any]

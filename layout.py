@@ -1,0 +1,147 @@
+"""Where things lie: the data directory, the sockets' folder, keys, and the three views of a storage root."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .config import Scope
+
+ROLES = ("observer", "agent", "operator", "admin")
+DATA_ENV = "QUEUESCOPE_DATA"
+SCOPE_ENV = "QUEUESCOPE_SCOPE"
+DEFAULT_DATA = "queuescope-data"
+DEFAULT_SCOPE = "demo-dispim"
+
+
+class Layout:
+    """Paths of one data directory (DESIGN section 3, Files). Nothing is created until `create` is called."""
+
+    def __init__(self, data: str | os.PathLike[str] | None = None) -> None:
+        self.data = Path(data or os.environ.get(DATA_ENV) or DEFAULT_DATA).expanduser().resolve()
+
+    volumes = property(lambda self: self.data / "volumes")
+    documents = property(lambda self: self.data / "documents")
+    keys = property(lambda self: self.data / "keys")
+    logs = property(lambda self: self.data / "logs")
+    valkey = property(lambda self: self.data / "valkey")
+    services = property(lambda self: self.data / "services", doc="Generated configuration files of the services (0600).")
+    ledger_db = property(lambda self: self.data / "ledger.db")
+    catalog_db = property(lambda self: self.data / "catalog.db")
+    runtime_json = property(lambda self: self.data / "runtime.json")
+    lock = property(lambda self: self.data / "queuescope.lock")
+
+    @property
+    def sockets(self) -> Path:
+        """Folder of the unix sockets: outside the data directory, because a socket's path has at most 107 characters."""
+        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
+        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        return Path(base) / f"queuescope-{user}-{digest}"
+
+    hardware_socket = property(lambda self: self.sockets / "hardware.sock")
+    control_socket = property(lambda self: self.sockets / "control.sock")
+    info_socket = property(lambda self: self.sockets / "info.sock")
+    valkey_socket = property(lambda self: self.sockets / "valkey.sock")
+
+    def create(self) -> None:
+        """Make the folders, private ones with mode 0700.
+
+        Raises
+        ------
+        OSError
+            Where the data directory can't be written, or the sockets' folder belongs to somebody else.
+        """
+        for folder in (self.data, self.volumes, self.documents, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.keys, self.valkey, self.services, self.sockets):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+                raise PermissionError(f"{folder} belongs to another user: remove it or set XDG_RUNTIME_DIR")
+            folder.chmod(0o700)
+
+    def key_file(self, name: str) -> Path:
+        """File of a role's key, or of another secret (``valkey``, ``courier``, ``hardware`` …)."""
+        return self.keys / name
+
+    def key(self, name: str) -> str:
+        """The secret of this name (64 hex characters), made once, in a file that only this user may read."""
+        path = self.key_file(name)
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            pass
+        draft = path.with_name(f".{name}.{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)  # fails if another process was first: then its key counts
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return path.read_text(encoding="ascii").strip()
+
+    def runtime(self) -> dict[str, Any] | None:
+        """What ``runtime.json`` says, or None where nothing runs."""
+        try:
+            return json.loads(self.runtime_json.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def root(self, scope: Scope, root: str, view: str) -> Path:
+        """A storage root as ``hardware``, ``tiled`` or ``clients`` see it."""
+        return (self.data / getattr(scope.storage.roots[root], view)).resolve()
+
+    def document_log(self, run_uid: str) -> Path:
+        return self.documents / f"{run_uid}.jsonl"
+
+
+def dataset_uri(scope: Scope, run_uid: str, dataset: str) -> str:
+    """``data://ROOT/volumes/{run_uid}_{dataset}.ome.zarr``: never changes once returned."""
+    return f"data://{scope.storage.root}/volumes/{run_uid}_{dataset}.ome.zarr"
+
+
+def resolve_uri(layout: Layout, scope: Scope, uri: str, view: str) -> Path:
+    """The file of a ``data://ROOT/relative`` uri as ``hardware``, ``tiled`` or ``clients`` see it.
+
+    Raises
+    ------
+    ValueError
+        For another scheme, an unknown root, or a path that leaves its root.
+    """
+    scheme, _, rest = uri.partition("://")
+    root, _, relative = rest.partition("/")
+    if scheme != "data" or root not in scope.storage.roots:
+        raise ValueError(f"uri {uri!r} is not data://ROOT/path with ROOT one of {sorted(scope.storage.roots)}")
+    folder = layout.root(scope, root, view)
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder):
+        raise ValueError(f"uri {uri!r} leaves the storage root {root}")
+    return path
+
+
+def process_arguments(description: str) -> tuple[Scope, Layout]:
+    """Scope and data directory of a service started by hand: ``--scope NAME|PATH --data DIR``, else the environment.
+
+    Both are exported to the environment, so that child processes see the same ones.
+    """
+    import argparse
+
+    from .config import load_scope
+
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--scope", default=os.environ.get(SCOPE_ENV, DEFAULT_SCOPE), help="bundled name or path")
+    parser.add_argument("--data", default=None, help=f"data directory (default: ${DATA_ENV} or ./{DEFAULT_DATA})")
+    arguments = parser.parse_args()
+    scope, layout = load_scope(arguments.scope), Layout(arguments.data)
+    os.environ[SCOPE_ENV], os.environ[DATA_ENV] = str(scope.path), str(layout.data)
+    return scope, layout
