@@ -27,6 +27,8 @@ from pydantic import (
 
 SCOPES = Path(__file__).parent / "scopes"
 ENV_PREFIX = "QUEUESCOPE_"
+RESERVED = {"channel", "volume"}
+"""Names of the devices that every microscope gets (`queuescope.devices`)."""
 
 
 class ScopeError(ValueError):
@@ -96,11 +98,27 @@ class XYStage(_Device):
     tolerance: Annotated[FiniteFloat, Field(gt=0)] = 1.0
 
 
+class Calibration(_Part):
+    """How far the sheet's focus moves with the scanner: piezo_um = slope_um_per_deg × galvo_deg + offset_um."""
+
+    slope_um_per_deg: FiniteFloat
+    offset_um: FiniteFloat = 0
+
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if abs(self.slope_um_per_deg) < 1e-3:
+            raise ValueError(f"slope_um_per_deg {self.slope_um_per_deg} is too small to place a sheet (at least 0.001)")
+        return self
+
+
 class Galvo(_Device):
     kind: Literal["galvo"]
     units: Literal["deg"] = "deg"
     limits: LimitsXY
     view: View | None = None
+    """The light-sheet view whose sheet this scanner makes: x is the sheet's width, y places it along the detection axis."""
+    calibration: Calibration | None = None
+    """The stored calibration against the piezo of the same view."""
     tolerance: Annotated[FiniteFloat, Field(gt=0)] = 0.01
 
 
@@ -340,6 +358,9 @@ class Scope(_Part):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
+        reserved = (set(self.devices) | set(self.lights)) & RESERVED
+        if reserved:
+            raise ValueError(f"{sorted(reserved)[0]!r} is the name of a device of ours: rename it")
         taken = set(self.devices) & set(self.lights)
         if taken:
             raise ValueError(f"{sorted(taken)[0]!r} names both a device and a light: rename one")

@@ -1,1 +1,60 @@
+"""ophyd devices over the hardware's allow-listed surface, built from the scope file."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import Scope
+from ..hardware import Hardware
+from ..layout import Layout
+from ._axes import AxisPair, AxisPositioner, check_axis
+from ._camera import CameraDetector, CameraPlan
+from ._recordings import RunRecordings
+from ._settings import ChannelSelector, LabelledState, LightGate, MeasuredValue
+from ._volume import VolumeFlyer, VolumePlan
+
+__all__ = [
+    "AxisPair",
+    "AxisPositioner",
+    "CameraDetector",
+    "CameraPlan",
+    "ChannelSelector",
+    "LabelledState",
+    "LightGate",
+    "MeasuredValue",
+    "RunRecordings",
+    "VolumeFlyer",
+    "VolumePlan",
+    "build_devices",
+    "check_axis",
+]
+
+
+def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dict[str, Any], RunRecordings]:
+    """All devices of a microscope by name, and what closes the files of a run.
+
+    Besides the scope's devices and lights: ``channel`` (where the scope has channels) and ``volume`` (where it has cameras).
+    """
+    recordings = RunRecordings(scope, layout, hardware)
+    axes = scope.axes()
+    devices: dict[str, Any] = {}
+    for name, settings in scope.devices.items():
+        match settings.kind:
+            case "stage":
+                devices[name] = AxisPositioner(name=name, hardware=hardware, settings=axes[name])
+            case "xy_stage" | "galvo":
+                devices[name] = AxisPair(name=name, hardware=hardware, axes=axes)
+            case "camera":
+                devices[name] = CameraDetector(name=name, hardware=hardware, settings=settings, recordings=recordings)
+            case "state" | "objective":
+                devices[name] = LabelledState(name=name, hardware=hardware, label=settings.label)
+            case "temperature" | "property":
+                devices[name] = MeasuredValue(name=name, hardware=hardware, settings=settings)
+    for name, light in scope.lights.items():
+        devices[name] = LightGate(name=name, hardware=hardware, settings=light)
+    if scope.channels:
+        devices["channel"] = ChannelSelector(name="channel", hardware=hardware, scope=scope)
+    cameras = {name: camera.label for name, camera in scope.of_kind("camera").items()}
+    if cameras:
+        devices["volume"] = VolumeFlyer(name="volume", hardware=hardware, recordings=recordings, labels=cameras)
+    return devices, recordings

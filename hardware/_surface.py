@@ -205,6 +205,14 @@ class Hardware(Protocol):
         """The labels of a state device, in order."""
         ...
 
+    def label(self, device: str) -> str:
+        """The current label of a state device or the objective turret, read now."""
+        ...
+
+    def light(self, light: str) -> LightState:
+        """One light's state, read now."""
+        ...
+
     def value(self, device: str) -> float | str:
         """Read a `temperature` (°C) or `property` device."""
         ...

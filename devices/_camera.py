@@ -1,0 +1,158 @@
+"""A camera whose frames go to disk in the hardware process; the documents carry where they are, never pixels."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ophyd.ophydobj import OphydObject
+from ophyd.status import Status
+
+from ..config import Camera as CameraSettings
+from ..hardware import CameraState, DatasetPlan, DatasetState, FrameSettings, Hardware
+from ._recordings import AssetStream, RunRecordings, frame_key
+from ._status import finished, in_thread
+
+
+@dataclass(frozen=True)
+class CameraPlan:
+    """What a plan tells a camera before its first frame (``bps.prepare``)."""
+
+    settings: FrameSettings = FrameSettings()
+    frames: int | None = None
+    """Frames that will come, where the plan knows."""
+    axis: Literal["t", "z"] = "t"
+    step_um: float | None = None
+    channel: str | None = None
+
+
+class CameraDetector(OphydObject):
+    """Each ``trigger`` takes one frame, and is done when its bytes are on disk.
+
+    A detector like any other: ``bp.count([cam_a], 3)`` works. Frames are read by run UID, from Tiled or from disk.
+    After a pause the RunEngine repeats the messages since the last checkpoint; a frame that was taken but not yet told in
+    a document stands, so the sample isn't exposed again.
+    """
+
+    def __init__(
+        self, *, name: str, hardware: Hardware, settings: CameraSettings, recordings: RunRecordings
+    ) -> None:
+        super().__init__(name=name)
+        self._hardware = hardware
+        self.settings = settings
+        self._recordings = recordings
+        self._plan = CameraPlan()
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._recording: str | None = None
+        self._dataset: DatasetState | None = None
+        self._stream: AssetStream | None = None
+        self._exposing: Status | None = None
+
+    def stage(self) -> list[Any]:
+        self._forget()
+        return [self]
+
+    def unstage(self) -> list[Any]:
+        self._forget()
+        self._plan = CameraPlan()
+        return [self]
+
+    def prepare(self, value: CameraPlan) -> Status:
+        """Say how frames are taken and how many will come; sets the exposure time."""
+        self._forget()
+        self._plan = value
+
+        def configure() -> None:
+            if value.settings.exposure_ms is not None:
+                self._hardware.configure_camera(self.name, exposure_ms=value.settings.exposure_ms)
+
+        return in_thread(configure, self)
+
+    def trigger(self) -> Status:
+        with self._lock:
+            if self._exposing is not None and not self._exposing.done:
+                return self._exposing
+            if self._dataset is not None and self._stream is not None:
+                if self._dataset.frames_written > self._stream.reported:
+                    return finished(self)
+            self._exposing = in_thread(self._take_frame, self)
+            return self._exposing
+
+    def _take_frame(self) -> None:
+        plan = self._plan
+        if self._recording is None:
+            state = self._recordings.open(
+                DatasetPlan(
+                    name=self.name,
+                    camera=self.name,
+                    frames=plan.frames,
+                    axis=plan.axis,
+                    step_um=plan.step_um,
+                    channel=plan.channel,
+                )
+            )
+            self._recording, self._dataset = state.recording, state.datasets[self.name]
+            self._stream = self._recordings.asset_stream(self._dataset, plan.frames)
+        state = self._hardware.record_frame(self._recording, {self.name: plan.settings})
+        self._dataset = state.datasets[self.name]
+
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
+        if self._stream is None or self._dataset is None:
+            return
+        frames = self._dataset.frames_written
+        yield from self._stream.documents(frames if index is None else min(index, frames))
+
+    def get_index(self) -> int:
+        """Frames on disk."""
+        return 0 if self._dataset is None else self._dataset.frames_written
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        return {}  # frames travel as stream documents
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        if self._dataset is None:
+            raise RuntimeError(f"{self.name}: nothing was recorded in this run yet: trigger it before reading")
+        return {self.name: frame_key(self._dataset, self.settings.label)}
+
+    @property
+    def hints(self) -> dict[str, list[str]]:
+        return {"fields": []}
+
+    def read_configuration(self) -> dict[str, dict[str, Any]]:
+        """What is needed to take the same image again: exposure, binning, ROI, pixel size, light."""
+        now = time.time()
+        return {key: {"value": value, "timestamp": now} for key, value in self._configuration().items()}
+
+    def describe_configuration(self) -> dict[str, dict[str, Any]]:
+        kinds = {"exposure_ms": ("number", "ms"), "pixel_um": ("number", "um"), "power_pct": ("number", "%")}
+        described: dict[str, dict[str, Any]] = {}
+        for key, value in self._configuration().items():
+            dtype, units = kinds.get(key.removeprefix(f"{self.name}_"), ("", ""))
+            if isinstance(value, list):
+                described[key] = {"source": f"mm:{self.settings.label}", "dtype": "array", "shape": [len(value)]}
+            else:
+                dtype = dtype or ("string" if isinstance(value, str) else "integer")
+                described[key] = {"source": f"mm:{self.settings.label}", "dtype": dtype, "shape": []}
+            if units:
+                described[key]["units"] = units
+        return described
+
+    def _configuration(self) -> dict[str, Any]:
+        state: CameraState = self._hardware.configure_camera(self.name)
+        light = self._plan.settings
+        return {
+            f"{self.name}_exposure_ms": state.exposure_ms,
+            f"{self.name}_binning": state.binning,
+            f"{self.name}_roi": list(state.roi),
+            f"{self.name}_bit_depth": state.bit_depth,
+            f"{self.name}_pixel_um": state.pixel_um,
+            f"{self.name}_light": light.light or "",
+            f"{self.name}_power_pct": float(light.power_pct or 0.0),
+            f"{self.name}_channel": self._plan.channel or "",
+        }

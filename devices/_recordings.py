@@ -1,0 +1,106 @@
+"""What the run that is open writes to disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from event_model import ComposeStreamResource
+
+from ..config import Scope
+from ..hardware import DatasetPlan, DatasetState, Hardware, RecordingPlan, RecordingState
+from ..layout import Layout, resolve_uri
+
+
+class RunRecordings:
+    """The recordings of the open run: devices open them, the end of the run closes them, whatever way it ends.
+
+    The RunEngine of `queuescope.startup` calls `start_run` and `end_run`; a device asks `open` when its first frame is due.
+    """
+
+    def __init__(self, scope: Scope, layout: Layout, hardware: Hardware) -> None:
+        self._scope = scope
+        self._layout = layout
+        self._hardware = hardware
+        self._lock = threading.Lock()
+        self._run_uid: str | None = None
+        self._open: dict[str, str] = {}
+        """Dataset name to recording."""
+
+    def start_run(self, run_uid: str) -> None:
+        with self._lock:
+            self._run_uid, self._open = run_uid, {}
+
+    def open(self, *datasets: DatasetPlan) -> RecordingState:
+        """Open the files of these datasets in the run that is open.
+
+        Raises
+        ------
+        RuntimeError
+            Outside a run: a frame without a run would have no name.
+        """
+        with self._lock:
+            if self._run_uid is None:
+                raise RuntimeError(f"no run is open: dataset {datasets[0].name!r} needs one (bps.open_run before the camera)")
+            state = self._hardware.open_recording(RecordingPlan(run_uid=self._run_uid, datasets=datasets))
+            self._open |= {dataset.name: state.recording for dataset in datasets}
+            return state
+
+    def end_run(self) -> dict[str, int]:
+        """Close the run's files; return the frames written of each dataset."""
+        with self._lock:
+            recordings, self._run_uid, self._open = dict(self._open), None, {}
+        frames: dict[str, int] = {}
+        for recording in dict.fromkeys(recordings.values()):
+            state = self._hardware.close_recording(recording)
+            frames |= {name: dataset.frames_written for name, dataset in state.datasets.items()}
+        return frames
+
+    def asset_stream(self, dataset: DatasetState, planned: int | None) -> AssetStream:
+        """The stream documents of a dataset."""
+        seen_by_tiled = resolve_uri(self._layout, self._scope, dataset.uri, "tiled")
+        uri = seen_by_tiled.as_uri().replace("file:///", "file://localhost/", 1)
+        return AssetStream(dataset, f"{uri}/0", planned)
+
+
+class AssetStream:
+    """stream_resource and stream_datum documents of one dataset: one index a frame, only for frames on disk."""
+
+    def __init__(self, dataset: DatasetState, uri: str, planned: int | None) -> None:
+        self._resource, self._datum = ComposeStreamResource()(
+            data_key=dataset.name,
+            mimetype="application/x-zarr",
+            uri=uri,
+            parameters={
+                "chunk_shape": list(dataset.chunk_shape),
+                "uri_client": dataset.uri,
+                "frames_planned": planned,
+            },
+        )
+        self.reported = 0
+        """Frames that documents speak of."""
+        self._announced = False
+
+    def documents(self, frames: int) -> Iterator[tuple[str, Any]]:
+        """The documents that tell of all frames up to ``frames``; nothing where nothing is new."""
+        if frames <= self.reported:
+            return
+        if not self._announced:
+            self._announced = True
+            yield "stream_resource", dict(self._resource)
+        datum = self._datum(indices={"start": self.reported, "stop": frames}, validate=False)
+        self.reported = frames
+        yield "stream_datum", dict(datum)
+
+
+def frame_key(dataset: DatasetState, label: str) -> dict[str, Any]:
+    """The data key of a dataset: a frame of shape [height, width]."""
+    kind = {"uint8": "|u1", "uint16": "<u2"}[dataset.dtype]
+    return {
+        "source": f"mm:{label}",
+        "dtype": "array",
+        "dtype_numpy": kind,
+        "shape": list(dataset.shape[1:]),
+        "external": "STREAM:",
+    }
