@@ -350,6 +350,12 @@ class Scope(_Part):
         """Every scalar axis by its name: ``piezo_a``, ``xy.x``, ``galvo_a.y``."""
         return {axis.name: axis for axis in _axes(self.devices)}
 
+    def sample_axes(self) -> tuple[str | None, str | None, str | None]:
+        """Names of the axes that ``x_um, y_um, z_um`` of a position mean: the first XY stage and the stage called ``z``."""
+        xy = next(iter(self.of_kind("xy_stage")), None)
+        x, y = (f"{xy}.x", f"{xy}.y") if xy else (None, None)
+        return x, y, "z" if "z" in self.of_kind("stage") else None
+
     def filter_of(self, channel: Channel) -> str | None:
         """Name of the state device that holds this channel's emission filter."""
         if channel.emission is None:
@@ -462,7 +468,9 @@ def scope_path(name_or_path: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         path = path / "scope.yml"
     if not path.is_file():
-        raise ScopeError(f"scope {text!r} is neither a file nor one of the bundled scopes: {', '.join(bundled_scopes())}")
+        raise ScopeError(
+            f"scope {text!r} is neither a file nor one of the bundled scopes: {', '.join(bundled_scopes())}"
+        )
     return path.resolve()
 
 

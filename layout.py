@@ -30,7 +30,9 @@ class Layout:
     keys = property(lambda self: self.data / "keys")
     logs = property(lambda self: self.data / "logs")
     valkey = property(lambda self: self.data / "valkey")
-    services = property(lambda self: self.data / "services", doc="Generated configuration files of the services (0600).")
+    services = property(
+        lambda self: self.data / "services", doc="Generated configuration files of the services (0600)."
+    )
     ledger_db = property(lambda self: self.data / "ledger.db")
     catalog_db = property(lambda self: self.data / "catalog.db")
     runtime_json = property(lambda self: self.data / "runtime.json")

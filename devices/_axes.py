@@ -88,7 +88,9 @@ class AxisPositioner(PositionerBase):
             status.add_callback(lambda _: moved_cb(obj=self))
         return status
 
-    def set(self, new_position: float, *, timeout: float | None = None, moved_cb: Any = None, wait: bool = False) -> Status:
+    def set(
+        self, new_position: float, *, timeout: float | None = None, moved_cb: Any = None, wait: bool = False
+    ) -> Status:
         status = self.move(new_position, moved_cb=moved_cb, timeout=timeout)
         if wait:
             status.wait(timeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ophyd.ophydobj import OphydObject
@@ -21,7 +21,7 @@ from ._status import finished, in_thread
 class CameraPlan:
     """What a plan tells a camera before its first frame (``bps.prepare``)."""
 
-    settings: FrameSettings = FrameSettings()
+    settings: FrameSettings = field(default_factory=FrameSettings)
     frames: int | None = None
     """Frames that will come, where the plan knows."""
     axis: Literal["t", "z"] = "t"
@@ -37,9 +37,7 @@ class CameraDetector(OphydObject):
     a document stands, so the sample isn't exposed again.
     """
 
-    def __init__(
-        self, *, name: str, hardware: Hardware, settings: CameraSettings, recordings: RunRecordings
-    ) -> None:
+    def __init__(self, *, name: str, hardware: Hardware, settings: CameraSettings, recordings: RunRecordings) -> None:
         super().__init__(name=name)
         self._hardware = hardware
         self.settings = settings
@@ -78,9 +76,8 @@ class CameraDetector(OphydObject):
         with self._lock:
             if self._exposing is not None and not self._exposing.done:
                 return self._exposing
-            if self._dataset is not None and self._stream is not None:
-                if self._dataset.frames_written > self._stream.reported:
-                    return finished(self)
+            if self._stream is not None and self.get_index() > self._stream.reported:
+                return finished(self)
             self._exposing = in_thread(self._take_frame, self)
             return self._exposing
 

@@ -42,7 +42,9 @@ class RunRecordings:
         """
         with self._lock:
             if self._run_uid is None:
-                raise RuntimeError(f"no run is open: dataset {datasets[0].name!r} needs one (bps.open_run before the camera)")
+                raise RuntimeError(
+                    f"no run is open: dataset {datasets[0].name!r} needs one (bps.open_run before the camera)"
+                )
             state = self._hardware.open_recording(RecordingPlan(run_uid=self._run_uid, datasets=datasets))
             self._open |= {dataset.name: state.recording for dataset in datasets}
             return state

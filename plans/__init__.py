@@ -1,1 +1,27 @@
+"""Plan templates: typed, bounded by the scope file, safe to offer to an agent."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..config import Scope
+from ._imaging import acquire_volume, snap, z_stack
+from ._movement import move_axis, read_state
+from ._parameters import ParameterError, Problem
+from ._template import Estimate, PlanContext, Template
+
+__all__ = ["Estimate", "ParameterError", "PlanContext", "Problem", "Template", "build_plans", "templates"]
+
+_TEMPLATES = (read_state, move_axis, snap, z_stack, acquire_volume)
+
+
+def templates(scope: Scope) -> dict[str, Template]:
+    """Every template with this microscope's bounds, by name. Needs no hardware."""
+    return {template.name: template for template in (make(scope) for make in _TEMPLATES)}
+
+
+def build_plans(scope: Scope, devices: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """The plans as queueserver's namespace wants them."""
+    context = PlanContext(scope, devices)
+    return {name: template.plan(context) for name, template in templates(scope).items()}

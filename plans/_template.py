@@ -1,0 +1,124 @@
+"""A plan template: one model, from which queueserver's annotations, the checks and the documentation follow."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bluesky_queueserver import parameter_annotation_decorator
+
+from ..config import Scope
+from ._parameters import Parameters, check_parameters
+
+PlanBody = Generator[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """What a template's body works with."""
+
+    scope: Scope
+    devices: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan will take, from its parameters alone."""
+
+    seconds: float = 0.0
+    frames: dict[str, int] = field(default_factory=dict)
+    """By dataset."""
+    dose: dict[str, float] = field(default_factory=dict)
+    """By light: power × time on, in % × s."""
+
+
+@dataclass(frozen=True)
+class Template:
+    name: str
+    model: type[Parameters]
+    body: Callable[[Any, PlanContext], PlanBody]
+    estimate: Callable[[Any, Scope], Estimate]
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.body) or ""
+
+    def check(self, kwargs: Mapping[str, Any]) -> Parameters:
+        """The validated parameters; `ParameterError` names field, value and limit of what is wrong."""
+        return check_parameters(self.name, self.model, kwargs)
+
+    def plan(self, context: PlanContext) -> Callable[..., PlanBody]:
+        """The plan as queueserver loads it: a generator function whose signature and bounds come from the model."""
+
+        def plan(**kwargs: Any) -> PlanBody:
+            result = yield from self.body(self.check(kwargs), context)
+            return result
+
+        plan.__name__ = plan.__qualname__ = self.name
+        plan.__doc__ = self.doc
+        plan.__module__ = __name__
+        plan.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=inspect.Parameter.empty
+                    if info.is_required()
+                    else info.get_default(call_default_factory=True),
+                )
+                for name, info in self.model.model_fields.items()
+            ]
+        )
+        return parameter_annotation_decorator(
+            {"description": self.doc.partition("\n\n")[0].replace("\n", " "), "parameters": self._annotations()}
+        )(plan)
+
+    def _annotations(self) -> dict[str, Any]:
+        schema = self.model.model_json_schema()
+        definitions = schema.get("$defs", {})
+        annotations: dict[str, Any] = {}
+        for name, described in schema.get("properties", {}).items():
+            entry: dict[str, Any] = {}
+            entry["annotation"] = _annotation(described, definitions, f"Choice_{name}", entry)
+            entry["description"] = _description(described)
+            annotations[name] = entry
+        return annotations
+
+
+def _description(described: Mapping[str, Any]) -> str:
+    text = described.get("description", "")
+    return text or next((d["description"] for d in described.get("anyOf", []) if "description" in d), "")
+
+
+def _annotation(
+    described: Mapping[str, Any], definitions: Mapping[str, Any], choices: str, entry: dict[str, Any]
+) -> str:
+    """Queueserver's type string for a JSON Schema; bounds and choices of the parameter itself go into ``entry``."""
+    if "$ref" in described:
+        described = definitions[described["$ref"].rpartition("/")[2]]
+    options = described.get("anyOf") or described.get("oneOf")
+    if options:
+        kinds = [_annotation(option, definitions, choices, entry) for option in options]
+        return f"typing.Union[{', '.join(dict.fromkeys(kinds))}]"
+    if "enum" in described or "const" in described:
+        entry["enums"] = {choices: tuple(described.get("enum") or [described["const"]])}
+        return choices
+    match described.get("type"):
+        case "number" | "integer" as kind:
+            for ours, theirs in (("minimum", "min"), ("maximum", "max"), ("exclusiveMinimum", "min")):
+                if ours in described:
+                    entry[theirs] = described[ours]
+            return "float" if kind == "number" else "int"
+        case "string":
+            return "str"
+        case "boolean":
+            return "bool"
+        case "null":
+            return "None"
+        case "array":
+            return "typing.List[typing.Any]"
+        case "object":
+            return "typing.Dict[str, typing.Any]"
+    raise TypeError(f"no annotation of queueserver's for {described}")

@@ -1,0 +1,105 @@
+"""``python -m queuescope.startup [--scope NAME|PATH] [--data DIR]``: queueserver's watchdog, manager and worker, with our guards.
+
+Needs Valkey (``services.valkey``) and, to open the environment, the hardware process. 0MQ listens on the unix sockets
+``control.sock`` and ``info.sock`` of the data directory's socket folder, unless the scope names other addresses.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+from bluesky_queueserver.manager.logging_setup import setup_loggers
+from bluesky_queueserver.manager.output_streaming import PublishZMQStreamOutput, setup_console_output_redirection
+from bluesky_queueserver.manager.start_manager import AtTerm
+
+from ..config import Scope
+from ..layout import Layout, process_arguments
+from ._queueserver import ScopeWatchdog, wait_for_valkey
+
+LOG_LEVEL = logging.INFO
+
+
+def zmq_addresses(scope: Scope, layout: Layout) -> tuple[str, str]:
+    """queueserver's control and info addresses."""
+    zmq = scope.services.zmq
+    return zmq.control or f"ipc://{layout.control_socket}", zmq.info or f"ipc://{layout.info_socket}"
+
+
+def worker_config(layout: Layout) -> dict[str, object]:
+    """What queueserver's ``start_manager`` would hand to the worker."""
+    ports = [f"ipython_{port}_port" for port in ("shell", "iopub", "stdin", "hb", "control")]
+    ipython = ["ipython_dir", "ipython_matplotlib", "ipython_connection_file", "ipython_connection_dir", *ports]
+    unused = ["startup_profile", "startup_dir", "startup_script_path", *ipython]
+    return {
+        **dict.fromkeys(unused),
+        "startup_module_name": "queuescope.startup",
+        "use_ipython_kernel": False,
+        "ipython_kernel_ip": "localhost",
+        "device_max_depth": 0,
+        "ignore_invalid_plans": False,
+        "permitted_re_metadata_keys": ["/"],
+        "existing_plans_and_devices_path": str(layout.services / "existing_plans_and_devices.yaml"),
+        "update_existing_plans_devices": "ENVIRONMENT_OPEN",
+    }
+
+
+def manager_config(scope: Scope, layout: Layout) -> dict[str, object]:
+    control, _ = zmq_addresses(scope, layout)
+    permissions = layout.services / "user_group_permissions.yaml"
+    shutil.copyfile(Path(__file__).with_name("user_group_permissions.yaml"), permissions)
+    return {
+        "existing_plans_and_devices_path": str(layout.services / "existing_plans_and_devices.yaml"),
+        "user_group_permissions_path": str(permissions),
+        "user_group_permissions_reload": "ON_STARTUP",
+        "zmq_addr": control,
+        "zmq_private_key": None,
+        "zmq_encoding": "json",
+        "redis_addr": scope.services.valkey,
+        "redis_name_prefix": "queuescope",
+        "use_ipython_kernel": False,
+        "lock_key_emergency": layout.key("lock"),
+    }
+
+
+def main() -> None:
+    os.umask(0o077)  # the 0MQ sockets' mode follows it
+    scope, layout = process_arguments(__doc__ or "")
+    layout.create()
+    multiprocessing.set_start_method("fork")  # the worker inherits the imports, and with them its quick start
+    wait_for_valkey()
+    _, info = zmq_addresses(scope, layout)
+
+    messages: multiprocessing.Queue[object] = multiprocessing.Queue()
+    setup_console_output_redirection(messages)
+    logging.basicConfig(level=logging.WARNING)
+    setup_loggers(log_level=LOG_LEVEL)
+    publisher = PublishZMQStreamOutput(
+        msg_queue=messages, console_output_on=True, zmq_publish_on=True, zmq_publish_addr=info, encoding="json"
+    )
+    publisher.start()
+    watchdog = ScopeWatchdog(
+        config_worker=worker_config(layout),
+        config_manager=manager_config(scope, layout),
+        msg_queue=messages,
+        log_level=LOG_LEVEL,
+    )
+
+    at_term = AtTerm()
+    at_term.replace_sigterm_handler()
+    at_term.register(watchdog.end_children)
+    atexit.register(watchdog.end_children)
+    try:
+        watchdog.run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        publisher.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What one RE worker works with, built once when its environment opens: hardware, devices, plans, RunEngine, ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from bluesky import RunEngine
+from event_model import DocumentNames
+
+from .. import __version__
+from ..config import Scope, load_scope
+from ..devices import RunRecordings, build_devices
+from ..hardware import Hardware, connect
+from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
+from ..ledger import Ledger
+from ..plans import Template, build_plans, templates
+from ._document_log import DocumentLog
+
+HARDWARE_DEADLINE_S = 30.0
+"""How long an opening environment waits for the hardware process."""
+
+
+class ScopeRunEngine(RunEngine):
+    """Ends a run's recordings before its stop document, which says how many frames of each dataset are on disk."""
+
+    def __init__(self, recordings: RunRecordings, **kwargs: Any) -> None:
+        self._recordings = recordings
+        super().__init__({}, call_returns_result=True, **kwargs)
+
+    async def emit(self, name: DocumentNames, doc: Any) -> None:
+        if name == DocumentNames.start:
+            self._recordings.start_run(doc["uid"])
+        elif name == DocumentNames.stop:
+            try:
+                doc["frames"] = await asyncio.to_thread(self._recordings.end_run)
+            except Exception as error:  # the stop document must come, whatever the hardware says
+                doc["exit_status"] = "fail"
+                doc["reason"] = "; ".join(filter(None, [doc.get("reason"), f"files not closed: {error}"]))
+        await super().emit(name, doc)
+
+
+@dataclass(frozen=True)
+class Session:
+    scope: Scope
+    layout: Layout
+    hardware: Hardware
+    devices: Mapping[str, Any]
+    plans: Mapping[str, Any]
+    templates: Mapping[str, Template]
+    run_engine: RunEngine
+    ledger: Ledger
+
+    def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
+        """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
+        meta = plain_meta(plan_info)
+        name, kwargs = plan_info["name"], plan_info.get("kwargs") or {}
+        metadata: dict[str, Any] = {
+            "op_key": meta.get("op_key"),
+            "attempt": meta.get("attempt", 1),
+            "item_uid": plan_info.get("item_uid"),
+            "user": plan_info.get("user"),
+            "user_group": plan_info.get("user_group"),
+            "session_id": meta.get("session_id"),
+            "sample_id": meta.get("sample_id"),
+            "scope": self.scope.name,
+            "plan_name": name,
+            "plan_args": kwargs,
+            "versions": versions(),
+            "objective": self._objective(),
+            "channels": [],
+            "estimated_dose": {},
+        }
+        template = self.templates.get(name)
+        if template is not None:
+            parameters = template.check(kwargs)
+            metadata["estimated_dose"] = template.estimate(parameters, self.scope).dose
+            metadata["channels"] = [channel.name for channel in getattr(parameters, "channels", None) or []]
+        return {**meta, **metadata}
+
+    def _objective(self) -> dict[str, Any] | None:
+        turret = next(iter(self.scope.of_kind("objective")), None)
+        if turret is None:
+            return None
+        label = self.hardware.label(turret)
+        for name, objective in self.scope.objectives.items():
+            if objective.label == label:
+                return {"name": name, "label": label, "na": objective.na, "pixel_um": objective.pixel_um}
+        return {"name": None, "label": label, "na": None, "pixel_um": None}
+
+
+def plain_meta(plan_info: Mapping[str, Any]) -> dict[str, Any]:
+    """A queue item's meta as one mapping (queueserver also takes a list of mappings, the first winning)."""
+    meta = plan_info.get("meta") or {}
+    if isinstance(meta, Mapping):
+        return dict(meta)
+    merged: dict[str, Any] = {}
+    for part in reversed(meta):
+        merged.update(part)
+    return merged
+
+
+def versions() -> dict[str, str]:
+    packages = ("bluesky", "bluesky-queueserver", "ophyd", "pymmcore-plus", "pymmcore")
+    return {"queuescope": __version__, **{package: version(package) for package in packages}}
+
+
+def open_session() -> Session:
+    """Connect to the hardware and build everything from the scope file.
+
+    Raises
+    ------
+    ScopeError, HardwareError
+        Which fail the opening of the environment, with their text in the worker's log.
+    """
+    scope = load_scope(os.environ.get(SCOPE_ENV, DEFAULT_SCOPE))
+    layout = Layout()
+    layout.create()
+    hardware = connect(scope, layout, timeout_s=HARDWARE_DEADLINE_S)
+    devices, recordings = build_devices(scope, layout, hardware)
+    ledger = Ledger(layout.ledger_db)
+    run_engine = ScopeRunEngine(recordings, scan_id_source=lambda _: ledger.next_scan_id())
+    run_engine.subscribe(DocumentLog(layout.documents))
+    return Session(
+        scope=scope,
+        layout=layout,
+        hardware=hardware,
+        devices=devices,
+        plans=build_plans(scope, devices),
+        templates=templates(scope),
+        run_engine=run_engine,
+        ledger=ledger,
+    )
