@@ -31,6 +31,12 @@ class LimitError(HardwareError):
     code = "limit"
 
 
+class ArgumentError(HardwareError):
+    """An argument of the wrong type or form. Nothing was done. Fields ``thing`` (``call.argument``), ``value``."""
+
+    code = "argument"
+
+
 class UnknownNameError(HardwareError):
     """A device, axis, light, channel, label or recording that does not exist. Fields ``thing, value, known``."""
 
@@ -79,6 +85,7 @@ ERRORS: dict[str, type[HardwareError]] = {
         HardwareError,
         ConfigurationError,
         LimitError,
+        ArgumentError,
         UnknownNameError,
         NotAllowedError,
         ReadbackError,

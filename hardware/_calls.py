@@ -1,0 +1,99 @@
+"""The surface spelled out over one way to carry a call: the local object and the proxy differ in nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from ._surface import (
+    CameraState,
+    FrameSettings,
+    HardwareInfo,
+    HardwareState,
+    LightOff,
+    LightState,
+    RecordingPlan,
+    RecordingState,
+    VolumeProgram,
+)
+from ._wire import Call, call_named
+
+
+class HardwareCalls(ABC):
+    """`Hardware`, with arguments checked and every call carried by `_carry`."""
+
+    @abstractmethod
+    def _carry(self, call: Call, values: dict[str, Any]) -> Any: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the hardware up. Twice is no error."""
+
+    def _call(self, name: str, *args: Any) -> Any:
+        call = call_named(name)
+        return self._carry(call, call.bind(*args))
+
+    def info(self) -> HardwareInfo:
+        return self._call("info")
+
+    def state(self) -> HardwareState:
+        return self._call("state")
+
+    def positions(self, axes: tuple[str, ...]) -> dict[str, float]:
+        return self._call("positions", axes)
+
+    def move(self, targets: dict[str, float]) -> dict[str, float]:
+        return self._call("move", targets)
+
+    def stop(self, axes: tuple[str, ...] | None = None) -> None:
+        return self._call("stop", axes)
+
+    def select(self, device: str, label: str) -> str:
+        return self._call("select", device, label)
+
+    def labels(self, device: str) -> tuple[str, ...]:
+        return self._call("labels", device)
+
+    def value(self, device: str) -> float | str:
+        return self._call("value", device)
+
+    def set_value(self, device: str, value: float | str) -> float | str:
+        return self._call("set_value", device, value)
+
+    def set_light(self, light: str, on: bool, power_pct: float | None = None) -> LightState:
+        return self._call("set_light", light, on, power_pct)
+
+    def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:
+        return self._call("lights_off", emission)
+
+    def apply_channel(self, channel: str) -> None:
+        return self._call("apply_channel", channel)
+
+    def configure_camera(self, camera: str, exposure_ms: float | None = None, binning: int | None = None) -> CameraState:
+        return self._call("configure_camera", camera, exposure_ms, binning)
+
+    def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:
+        return self._call("snap", camera, settings)
+
+    def open_recording(self, plan: RecordingPlan) -> RecordingState:
+        return self._call("open_recording", plan)
+
+    def record_frame(self, recording: str, settings: dict[str, FrameSettings]) -> RecordingState:
+        return self._call("record_frame", recording, settings)
+
+    def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
+        return self._call("start_volume", recording, program)
+
+    def stop_volume(self, recording: str) -> RecordingState:
+        return self._call("stop_volume", recording)
+
+    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0) -> RecordingState:
+        return self._call("recording", recording, seen, wait_s)
+
+    def close_recording(self, recording: str) -> RecordingState:
+        return self._call("close_recording", recording)
+
+    def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
+        return self._call("checksums", recording, dataset)

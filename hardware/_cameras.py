@@ -1,0 +1,208 @@
+"""Cameras: settings read back, and frames taken one at a time, since MMCore has one current camera."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import Camera, Scope
+from ._errors import DeviceError, HardwareTimeout, LimitError, ReadbackError, UnknownNameError
+from ._lights import Lights
+from ._mmcore import Core
+from ._optics import Optics
+from ._surface import CameraState, FrameSettings
+
+DTYPES = {1: "uint8", 2: "uint16"}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame and when its exposure began."""
+
+    array: np.ndarray
+    """Height × width, uint8 or uint16, owned (never a view of MMCore's buffer)."""
+    time: float
+    """Seconds since the epoch."""
+
+
+class Cameras:
+    """All cameras of the scope, by name."""
+
+    def __init__(self, core: Core, scope: Scope, lights: Lights, optics: Optics) -> None:
+        self._core, self._scope, self._lights, self._optics = core, scope, lights, optics
+        self._cameras: dict[str, Camera] = scope.of_kind("camera")
+        self._lock = threading.RLock()
+        self._lock_s = core.call_timeout_s + max((c.exposure_ms[1] for c in self._cameras.values()), default=0) / 1000
+
+    def camera(self, name: str) -> Camera:
+        """The camera of this name.
+
+        Raises
+        ------
+        UnknownNameError
+            Where there is none.
+        """
+        if name not in self._cameras:
+            known = sorted(self._cameras)
+            raise UnknownNameError(f"{name!r} is none of the cameras {known}", thing="camera", value=name, known=known)
+        return self._cameras[name]
+
+    def check(self, name: str, settings: FrameSettings) -> None:
+        """Exposure, light and power against their limits.
+
+        Raises
+        ------
+        LimitError, UnknownNameError
+            Naming the value and its limit. Nothing was changed.
+        """
+        if settings.exposure_ms is not None:
+            self._check_exposure(name, settings.exposure_ms)
+        else:
+            self.camera(name)
+        if settings.light is not None:
+            self._lights.check(settings.light, settings.power_pct)
+        elif settings.power_pct is not None:
+            raise LimitError(
+                f"power_pct {settings.power_pct} without a light: name the light", thing="power_pct", value=settings.power_pct
+            )
+
+    def _check_exposure(self, name: str, exposure_ms: float) -> None:
+        low, high = self.camera(name).exposure_ms
+        if not math.isfinite(exposure_ms) or not low <= exposure_ms <= high:
+            raise LimitError(
+                f"{name} exposure {exposure_ms} ms is outside [{low:g}, {high:g}] (scope file: devices.{name}.exposure_ms)",
+                thing=name,
+                value=exposure_ms if math.isfinite(exposure_ms) else repr(exposure_ms),
+                limit=[low, high],
+            )
+
+    def configure(self, name: str, exposure_ms: float | None, binning: int | None) -> CameraState:
+        """Set what is not None and read it back; see `Hardware.configure_camera`."""
+        label = self.camera(name).label
+        if exposure_ms is not None:
+            self._check_exposure(name, exposure_ms)
+        text = None if binning is None else self._binning_text(name, label, binning)
+        with self._current(name):
+            if text is not None and binning is not None:
+                self._core.write(name, label, "Binning", text)
+                got = _binning(self._core.read(name, label, "Binning"))
+                if got != binning:
+                    raise ReadbackError(
+                        f"{name} binning was set to {binning} and reads {got}", thing=name, value=binning, got=got, limit=0
+                    )
+            if exposure_ms is not None:
+                self._set_exposure(name, label, exposure_ms)
+            return self.state(name)
+
+    def state(self, name: str) -> CameraState:
+        """The camera as it reads now."""
+        camera = self.camera(name)
+        mm, ask = self._core.mm, self._core.ask
+        with self._current(name):
+            dtype = self._dtype(name)
+            binning = _binning(ask(name, mm.getProperty, camera.label, "Binning"))
+            x, y, width, height = (int(n) * binning for n in ask(name, mm.getROI, camera.label))
+            return CameraState(
+                width=ask(name, mm.getImageWidth),
+                height=ask(name, mm.getImageHeight),
+                dtype=dtype,
+                bit_depth=ask(name, mm.getImageBitDepth),
+                exposure_ms=ask(name, mm.getExposure, camera.label),
+                binning=binning,
+                roi=(x, y, width, height),
+                pixel_um=self._pixel_um(name) * binning,
+            )
+
+    def take(self, name: str, settings: FrameSettings) -> Frame:
+        """One frame with its light's gate open during the exposure only. The settings must have passed `check`."""
+        label = self.camera(name).label
+        mm, ask = self._core.mm, self._core.ask
+        with self._current(name):
+            if settings.exposure_ms is not None:
+                self._set_exposure(name, label, settings.exposure_ms)
+            with self._lights.exposing(settings.light, settings.power_pct):
+                began = time.time()
+                ask(name, mm.snapImage)
+            image = ask(name, mm.getImage)
+        if image.ndim != 2 or image.dtype.name not in DTYPES.values():
+            raise DeviceError(
+                f"{name} gave an image of shape {image.shape}, {image.dtype}; only monochrome 8 or 16 bit can be recorded:"
+                f" set the camera's PixelType",
+                thing=name,
+            )
+        return Frame(image, began)
+
+    def _set_exposure(self, name: str, label: str, exposure_ms: float) -> None:
+        """Cameras round an exposure to their line time: 2 % or 0.1 ms are taken for that."""
+        mm, ask = self._core.mm, self._core.ask
+        limit = max(0.02 * exposure_ms, 0.1)
+        if ask(name, mm.getExposure, label) == exposure_ms:
+            return
+        ask(name, mm.setExposure, label, exposure_ms)
+        self._core.wait(name, label)
+        got = ask(name, mm.getExposure, label)
+        if not abs(got - exposure_ms) <= limit:
+            raise ReadbackError(
+                f"{name} exposure was set to {exposure_ms} ms and reads {got} ms",
+                thing=name,
+                value=exposure_ms,
+                got=got,
+                limit=limit,
+            )
+
+    def _binning_text(self, name: str, label: str, binning: int) -> str:
+        texts = self._core.ask(name, self._core.mm.getAllowedPropertyValues, label, "Binning")
+        allowed = {_binning(text): text for text in texts}
+        if binning not in allowed:
+            raise LimitError(
+                f"{name} binning {binning} is none of {sorted(allowed)}", thing=name, value=binning, limit=sorted(allowed)
+            )
+        return allowed[binning]
+
+    def _dtype(self, name: str) -> str:
+        size = self._core.ask(name, self._core.mm.getBytesPerPixel)
+        if size not in DTYPES:
+            raise DeviceError(
+                f"{name} gives {size} bytes a pixel; only monochrome 8 or 16 bit can be recorded: set its PixelType", thing=name
+            )
+        return DTYPES[size]
+
+    def _pixel_um(self, name: str) -> float:
+        """Unbinned pixel in the sample. Where cameras have views, one without a view looks through other optics."""
+        views = any(camera.view for camera in self._cameras.values())
+        behind = not views or self._cameras[name].view is not None
+        turrets = list(self._scope.of_kind("objective"))
+        if behind and turrets:
+            in_place = self._optics.label(turrets[0])
+            for objective in self._scope.objectives.values():
+                if objective.label == in_place:
+                    return objective.pixel_um
+        if behind and not turrets and len(self._scope.objectives) == 1:
+            return next(iter(self._scope.objectives.values())).pixel_um
+        return self._cameras[name].pixel_um
+
+    @contextmanager
+    def _current(self, name: str) -> Iterator[None]:
+        """Hold MMCore's one current camera."""
+        label = self.camera(name).label
+        if not self._lock.acquire(timeout=self._lock_s):
+            raise HardwareTimeout(
+                f"{name}: another camera has not answered for {self._lock_s:.1f} s", thing=name, limit=self._lock_s
+            )
+        try:
+            if self._core.mm.getCameraDevice() != label:
+                self._core.ask(name, self._core.mm.setCameraDevice, label)
+            yield
+        finally:
+            self._lock.release()
+
+
+def _binning(text: str) -> int:
+    """``2`` and ``2x2`` are 2."""
+    return int(text.lower().split("x")[0])

@@ -1,0 +1,145 @@
+"""Loading the Micro-Manager configuration: where the adapters are, what is missing, what its startup may not touch."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Scope
+from ._errors import ConfigurationError, DeviceError
+from ._mmcore import Core, import_mmcore
+
+log = logging.getLogger("queuescope.hardware")
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The folder of device adapters that is used, and every place that was looked at."""
+
+    folder: Path
+    looked: tuple[str, ...]
+
+
+def find_adapters(scope: Scope) -> Adapters:
+    """`micromanager.adapters`, else an installed Micro-Manager, else the ``mm-test-adapters`` package.
+
+    Raises
+    ------
+    ConfigurationError
+        Where there is none, or the folder named in the scope holds no adapter.
+    """
+    if scope.micromanager.adapters is not None:
+        folder = (scope.path.parent / Path(scope.micromanager.adapters).expanduser()).resolve()
+        if not any(_adapter_files(folder)):
+            raise ConfigurationError(
+                f"micromanager.adapters: {folder} holds no device adapters (files mmgr_dal_*): name the folder where"
+                " Micro-Manager is installed",
+                thing="micromanager.adapters",
+                value=str(folder),
+            )
+        return Adapters(folder, (f"{folder} (micromanager.adapters)",))
+    try:
+        import mm_test_adapters
+
+        bundled = Path(mm_test_adapters.device_adapter_path()).resolve()
+    except ImportError:
+        bundled = None
+    looked = []
+    for found in import_mmcore().find_micromanager(return_first=False):
+        folder = Path(found).resolve()
+        if folder == bundled:
+            continue
+        looked.append(f"{folder} (an installed Micro-Manager)")
+        if any(_adapter_files(folder)):
+            return Adapters(folder, tuple(looked))
+    if bundled is not None and any(_adapter_files(bundled)):
+        return Adapters(bundled, (*looked, f"{bundled} (the package mm-test-adapters)"))
+    raise ConfigurationError(
+        "no device adapters were found: there is no installed Micro-Manager"
+        + (f" with adapters ({', '.join(looked)})" if looked else "")
+        + " and the package mm-test-adapters is not installed: set micromanager.adapters in the scope file",
+        thing="micromanager.adapters",
+        looked=looked,
+    )
+
+
+def _adapter_files(folder: Path) -> Iterator[Path]:
+    for pattern in ("libmmgr_dal_*", "mmgr_dal_*"):
+        yield from folder.glob(pattern)
+
+
+def load_configuration(core: Core, scope: Scope, adapters: Adapters) -> None:
+    """Load the scope's ``.cfg`` without the startup entries that would touch lights or axes.
+
+    Raises
+    ------
+    ConfigurationError
+        Where the file is missing, an adapter is missing, or MMCore refuses.
+    """
+    path = scope.config_path
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"micromanager.config: {path} can't be read: {error.strerror} (relative paths start at the scope file"
+            f" {scope.path})",
+            thing="micromanager.config",
+            value=str(path),
+        ) from error
+    _check_adapters(core, lines, path, adapters)
+    kept = _without_startup_motion(lines, scope)
+    try:
+        if len(kept) == len(lines):
+            core.ask("configuration", core.mm.loadSystemConfiguration, str(path))
+        else:
+            with tempfile.TemporaryDirectory(prefix="queuescope-") as folder:
+                filtered = Path(folder) / path.name
+                filtered.write_text("\n".join(kept) + "\n", encoding="utf-8", errors="surrogateescape")
+                core.ask("configuration", core.mm.loadSystemConfiguration, str(filtered))
+    except DeviceError as error:
+        raise ConfigurationError(
+            f"Micro-Manager could not load {path} with the adapters in {adapters.folder}: {error.__cause__}: check that each"
+            " device is switched on and named as the adapter names it",
+            thing="micromanager.config",
+            value=str(path),
+            looked=list(adapters.looked),
+        ) from error
+
+
+def _check_adapters(core: Core, lines: list[str], path: Path, adapters: Adapters) -> None:
+    known = set(core.mm.getDeviceAdapterNames())
+    for number, line in enumerate(lines, start=1):
+        fields = [field.strip() for field in line.split(",")]
+        if fields[0] == "Device" and len(fields) >= 4 and fields[2] not in known:
+            raise ConfigurationError(
+                f"the device adapter {fields[2]!r} (device {fields[1]!r}, {path} line {number}) was not found; looked in"
+                f" {', '.join(adapters.looked)}: install it, or set micromanager.adapters in the scope file to the folder that"
+                f" holds mmgr_dal_{fields[2]}",
+                thing=fields[2],
+                value=fields[1],
+                looked=list(adapters.looked),
+                line=number,
+            )
+
+
+def _without_startup_motion(lines: list[str], scope: Scope) -> list[str]:
+    """`loadSystemConfiguration` applies the preset System/Startup: entries on lights and axes stay out unless allowed."""
+    guarded = {axis.label for axis in scope.axes().values()}
+    for light in scope.lights.values():
+        guarded |= {part.label for part in (light.gate, light.power, light.emission) if part is not None}
+    kept = []
+    for line in lines:
+        fields = [field.strip() for field in line.split(",")]
+        startup = fields[:3] == ["ConfigGroup", "System", "Startup"] and len(fields) >= 5
+        if startup and fields[3] in guarded and f"{fields[3]}.{fields[4]}" not in scope.micromanager.startup_allowed:
+            log.warning(
+                "left out of System/Startup: %s.%s (a light or an axis; list it in micromanager.startup_allowed to apply it)",
+                fields[3],
+                fields[4],
+            )
+            continue
+        kept.append(line)
+    return kept

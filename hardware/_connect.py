@@ -1,0 +1,47 @@
+"""Where the mode is decided: MMCore in its own process (`own`) or inside the RE worker (`worker`)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..config import Scope
+from ..layout import Layout
+from ._surface import Hardware
+
+
+class ConnectedHardware(Hardware, Protocol):
+    """`Hardware` as `connect` returns it."""
+
+    def close(self) -> None:
+        """Give it up: in mode `worker` recordings end, lights go off, devices are unloaded; in mode `own` only this
+        client's connections close. Twice is no error.
+        """
+        ...
+
+
+def connect(scope: Scope, layout: Layout, timeout_s: float = 10.0) -> ConnectedHardware:
+    """The microscope of this scope.
+
+    Parameters
+    ----------
+    scope
+        ``scope.micromanager.process`` decides: ``own`` finds the hardware process, ``worker`` loads MMCore here.
+    layout
+        The data directory, which also says where the hardware process listens.
+    timeout_s
+        How long to look for the hardware process, in seconds.
+
+    Raises
+    ------
+    HardwareGoneError
+        Where no hardware process answered in time.
+    ConfigurationError
+        Where the configuration and the scope file don't fit, or the process found runs another scope.
+    """
+    if scope.micromanager.process == "worker":
+        from ._local import LocalHardware
+
+        return LocalHardware.load(scope, layout)
+    from ._proxy import find_hardware
+
+    return find_hardware(scope, layout, timeout_s)

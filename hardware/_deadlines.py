@@ -1,0 +1,53 @@
+"""How long a call may take: `micromanager.call_timeout_s` plus what it legitimately does. Used on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..config import Axis, Scope
+from ._surface import FrameSettings
+
+SLOWEST_PER_S = {"um": 100.0, "mm": 0.1, "deg": 1.0}
+"""No stage of a microscope travels slower than this; a move may take its axis's whole range at this speed."""
+
+DISK_S = 10.0
+"""Writing and syncing what is in hand may take this long."""
+
+REPLY_S = 2.0
+"""The proxy waits this much longer, so that the hardware's own timeout, which says more, arrives first."""
+
+
+def travel_s(axes: Iterable[Axis]) -> float:
+    """Time that the longest of these moves may take."""
+    return max(((axis.limits[1] - axis.limits[0]) / SLOWEST_PER_S[axis.units] for axis in axes), default=0.0)
+
+
+def exposure_s(scope: Scope, camera: str | None, settings: FrameSettings) -> float:
+    """Longest exposure that these settings may mean, in seconds."""
+    if settings.exposure_ms is not None:
+        return settings.exposure_ms / 1000
+    cameras = scope.of_kind("camera")
+    limits = [cameras[camera].exposure_ms] if camera in cameras else [c.exposure_ms for c in cameras.values()]
+    return max((high for _, high in limits), default=0.0) / 1000
+
+
+def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
+    """What this call may take beyond `call_timeout_s`."""
+    axes = scope.axes()
+    match name:
+        case "move":
+            return travel_s(axes[target] for target in values["targets"] if target in axes)
+        case "snap":
+            return 2 * exposure_s(scope, values["camera"], values["settings"])  # it may wait for a frame of another call
+        case "record_frame":
+            return DISK_S + sum(2 * exposure_s(scope, None, s) for s in values["settings"].values())
+        case "recording":
+            return max(0.0, min(values["wait_s"], 30.0))
+        case "open_recording" | "close_recording" | "stop_volume":
+            slice_s = sum(camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())
+            return DISK_S + slice_s + travel_s(axes.values())
+        case "lights_off":
+            return float(len(scope.lights))
+        case _:
+            return 0.0

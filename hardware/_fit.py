@@ -1,0 +1,166 @@
+"""Does the scope file fit the configuration that was loaded? Every label, property, preset and choice is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..config import Property, Scope, Switch, Temperature
+from ._errors import ConfigurationError
+from ._mmcore import Core, same
+
+TYPES = {
+    "stage": ("StageDevice",),
+    "xy_stage": ("XYStageDevice",),
+    "galvo": ("GalvoDevice",),
+    "camera": ("CameraDevice",),
+    "state": ("StateDevice",),
+    "objective": ("StateDevice",),
+}
+
+
+def check_fit(core: Core, scope: Scope) -> None:
+    """Compare the whole scope with what MMCore has.
+
+    Raises
+    ------
+    ConfigurationError
+        One line for each thing that doesn't fit. Fields ``thing`` (the first one's) and ``problems``.
+    """
+    problems = [*_unsupported(scope), *_Fit(core, scope).problems()]
+    if problems:
+        where = f"the scope file {scope.path} does not fit the Micro-Manager configuration {scope.config_path}:"
+        lines = [f"{thing}: {what}" for thing, what in problems]
+        raise ConfigurationError("\n".join([where, *lines]), thing=problems[0][0], problems=lines)
+
+
+def _unsupported(scope: Scope) -> Iterator[tuple[str, str]]:
+    """What this version would not honour is refused rather than passed over."""
+    safety, mm = scope.safety, scope.micromanager
+    for thing, asked in {
+        "safety.collision": safety.collision,
+        "safety.retract_first": safety.retract_first,
+        "safety.interlocks": safety.interlocks,
+        "safety.arm": () if safety.arm == "none" else safety.arm,
+        "micromanager.core_per_camera": mm.core_per_camera,
+    }.items():
+        if asked:
+            yield thing, "this version can't honour it yet, so it refuses to run without it: take it out knowingly"
+
+
+class _Fit:
+    def __init__(self, core: Core, scope: Scope) -> None:
+        self._core, self._mm, self._scope = core, core.mm, scope
+        self._loaded = [label for label in core.mm.getLoadedDevices() if label != "Core"]
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from self._devices()
+        yield from self._lights()
+        yield from self._channels()
+        yield from self._objectives()
+
+    def _devices(self) -> Iterator[tuple[str, str]]:
+        guarded = set(self._guarded())
+        for name, device in self._scope.devices.items():
+            where = f"devices.{name}"
+            if device.label not in self._loaded:
+                yield self._no_label(f"{where}.label", device.label)
+                continue
+            wanted = TYPES.get(device.kind)
+            got = self._mm.getDeviceType(device.label).name
+            if wanted and got not in wanted:
+                yield f"{where}.label", f"{device.label!r} is a {got}, a device of kind {device.kind} needs a {wanted[0]}"
+            if isinstance(device, Temperature):
+                yield from self._property(f"{where}.property", device.label, device.property, writes=False)
+                if device.setpoint is not None:
+                    yield from self._property(f"{where}.setpoint", device.label, device.setpoint)
+            if isinstance(device, Property):
+                yield from self._property(f"{where}.property", device.label, device.property, values=device.choices or ())
+                if (device.label, device.property) in guarded:
+                    yield f"{where}.property", f"{device.label}.{device.property} belongs to a light or an axis: use that"
+
+    def _guarded(self) -> Iterator[tuple[str, str]]:
+        """Properties that move an axis or switch a light."""
+        for axis in self._scope.axes().values():
+            yield axis.label, "Position"
+        for light in self._scope.lights.values():
+            for part in (light.gate, light.power, light.emission):
+                if part is not None:
+                    yield part.label, part.property
+
+    def _lights(self) -> Iterator[tuple[str, str]]:
+        for name, light in self._scope.lights.items():
+            where = f"lights.{name}"
+            yield from self._switch(f"{where}.gate", light.gate)
+            if light.emission is not None:
+                yield from self._switch(f"{where}.emission", light.emission)
+            power = light.power
+            if power.label not in self._loaded:
+                yield self._no_label(f"{where}.power.label", power.label)
+                continue
+            missing = list(self._property(f"{where}.power.property", power.label, power.property))
+            yield from missing
+            if not missing and self._mm.hasPropertyLimits(power.label, power.property):
+                top = self._mm.getPropertyUpperLimit(power.label, power.property)
+                asked = power.full_scale * power.limits_pct[1] / 100
+                if asked > top:
+                    yield (
+                        f"{where}.power",
+                        f"limits_pct reach {asked:g}, but {power.label}.{power.property} ends at {top:g}: correct"
+                        " full_scale or limits_pct",
+                    )
+
+    def _switch(self, where: str, switch: Switch) -> Iterator[tuple[str, str]]:
+        if switch.label not in self._loaded:
+            yield self._no_label(f"{where}.label", switch.label)
+        else:
+            yield from self._property(f"{where}.property", switch.label, switch.property, values=(switch.on, switch.off))
+
+    def _channels(self) -> Iterator[tuple[str, str]]:
+        guarded = {label for label, _ in self._guarded()}
+        for name, channel in self._scope.channels.items():
+            where = f"channels.{name}"
+            if channel.preset is not None:
+                group, preset = channel.preset
+                if not self._mm.isConfigDefined(group, preset):
+                    groups = list(self._mm.getAvailableConfigGroups())
+                    presets = list(self._mm.getAvailableConfigs(group)) if group in groups else []
+                    has = f"the group {group!r} has the presets {presets}" if group in groups else f"the groups are {groups}"
+                    yield f"{where}.preset", f"[{group}, {preset}] is not in the configuration; {has}"
+                else:
+                    for label, prop, _ in self._mm.getConfigData(group, preset):
+                        if label in guarded:
+                            yield f"{where}.preset", f"[{group}, {preset}] sets {label}.{prop}, a light or an axis: take it out"
+            wheel = self._scope.filter_of(channel)
+            if wheel is not None:
+                label = self._scope.devices[wheel].label
+                yield from self._state_label(f"{where}.emission", wheel, label, channel.emission or "")
+
+    def _objectives(self) -> Iterator[tuple[str, str]]:
+        for turret, device in self._scope.of_kind("objective").items():
+            for name, objective in self._scope.objectives.items():
+                yield from self._state_label(f"objectives.{name}.label", turret, device.label, objective.label)
+
+    def _state_label(self, where: str, device: str, label: str, wanted: str) -> Iterator[tuple[str, str]]:
+        if label in self._loaded and self._mm.getDeviceType(label).name == "StateDevice":
+            known = list(self._mm.getStateLabels(label))
+            if wanted not in known:
+                yield where, f"{device} ({label}) has no label {wanted!r}; it has {known}"
+
+    def _property(
+        self, where: str, label: str, name: str, values: tuple[str, ...] = (), writes: bool = True
+    ) -> Iterator[tuple[str, str]]:
+        if not self._mm.hasProperty(label, name):
+            known = list(self._mm.getDevicePropertyNames(label))
+            yield where, f"{label!r} has no property {name!r}; it has {known}"
+            return
+        if writes and self._mm.isPropertyReadOnly(label, name):
+            yield where, f"{label}.{name} is read only, so it can't be set"
+        allowed = list(self._mm.getAllowedPropertyValues(label, name))
+        for value in values:
+            if allowed and not any(same(one, value) for one in allowed):
+                yield where, f"{label}.{name} can't be {value!r}; it can be {allowed}"
+
+    def _no_label(self, where: str, label: str) -> tuple[str, str]:
+        close = [known for known in self._loaded if known.lower().replace(" ", "") == label.lower().replace(" ", "")]
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return where, f"the configuration has no device {label!r}{hint}; it has {self._loaded}"

@@ -1,0 +1,168 @@
+"""Lights: gate, power and emission, each in its own step and read back.
+
+A gate is opened for an exposure and closed after it, whatever happened. The emission of a laser is switched on when its
+light is first used and left on (cycling it costs warm-up); it goes off for safety only.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..config import Light, Scope, Switch
+from ._errors import DeviceError, HardwareError, LimitError, ReadbackError, UnknownNameError
+from ._mmcore import Core, same
+from ._surface import LightOff, LightState, Verification
+
+POWER_TOLERANCE = 0.0005
+"""Allowed difference of a power's readback, as a share of full scale."""
+
+
+class Lights:
+    """All lights of the scope, by name."""
+
+    def __init__(self, core: Core, scope: Scope) -> None:
+        self._core = core
+        self._lights = scope.lights
+        self._locks = {name: threading.RLock() for name in scope.lights}
+
+    def light(self, name: str) -> Light:
+        """The light of this name.
+
+        Raises
+        ------
+        UnknownNameError
+            Where there is none.
+        """
+        if name not in self._lights:
+            known = sorted(self._lights)
+            raise UnknownNameError(f"{name!r} is none of the lights {known}", thing="light", value=name, known=known)
+        return self._lights[name]
+
+    def check(self, name: str, power_pct: float | None) -> float:
+        """The power to be used: the one asked for, or the lowest that the limits allow, in % of full scale.
+
+        Raises
+        ------
+        LimitError
+            Where it is not finite or outside the light's limits.
+        """
+        low, high = self.light(name).power.limits_pct
+        if power_pct is None:
+            return low
+        if not math.isfinite(power_pct) or not low <= power_pct <= high:
+            raise LimitError(
+                f"{name} power {power_pct} % is outside [{low:g}, {high:g}] (scope file: lights.{name}.power.limits_pct)",
+                thing=name,
+                value=power_pct if math.isfinite(power_pct) else repr(power_pct),
+                limit=[low, high],
+            )
+        return float(power_pct)
+
+    def state(self, name: str) -> LightState:
+        """Gate, power and emission as they read now."""
+        light = self.light(name)
+        return LightState(
+            on=self._is_on(name, light.gate),
+            power_pct=self._power_pct(name),
+            emission=None if light.emission is None else self._is_on(name, light.emission),
+            state=self._verification(light),
+        )
+
+    def set(self, name: str, on: bool, power_pct: float | None) -> LightState:
+        """Open or close a gate; see `Hardware.set_light`."""
+        power = self.check(name, power_pct)
+        with self._locks[name]:
+            if on:
+                self._ready(name, power)
+                self._open(name)
+            else:
+                self._close(name)
+                if power_pct is not None:
+                    self._set_power(name, power)
+            return self.state(name)
+
+    @contextmanager
+    def exposing(self, name: str | None, power_pct: float | None) -> Iterator[None]:
+        """Hold this light's gate open; None holds none. However the body ends, the gate is closed and read back."""
+        if name is None:
+            yield
+            return
+        power = self.check(name, power_pct)
+        with self._locks[name]:
+            try:
+                self._ready(name, power)
+                self._open(name)
+                yield
+            finally:
+                self._close(name)
+
+    def all_off(self, emission: bool) -> tuple[LightOff, ...]:
+        """Close every gate; never raises, and never waits for a call that hangs in another thread."""
+        return tuple(self._off(name, light, emission) for name, light in self._lights.items())
+
+    def _off(self, name: str, light: Light, emission: bool) -> LightOff:
+        problems = []
+        held = self._locks[name].acquire(timeout=1.0)
+        try:
+            switches = [light.gate, light.emission] if emission else [light.gate]
+            for switch in switches:
+                if switch is None:
+                    continue
+                try:
+                    self._core.write_exactly(name, switch.label, switch.property, switch.off)
+                except Exception as error:  # R3.9: the next light is tried whatever this one does
+                    problems.append(str(error))
+        finally:
+            if held:
+                self._locks[name].release()
+        return LightOff(
+            light=name, off=not problems, state=self._verification(light), error="; ".join(problems) or None
+        )
+
+    def _ready(self, name: str, power_pct: float) -> None:
+        """Power and emission before the gate opens; what already reads right is not written again."""
+        light = self._lights[name]
+        if abs(self._power_pct(name) - power_pct) > 100 * POWER_TOLERANCE:
+            self._set_power(name, power_pct)
+        if light.emission is not None and not self._is_on(name, light.emission):
+            self._core.write_exactly(name, light.emission.label, light.emission.property, light.emission.on)
+
+    def _open(self, name: str) -> None:
+        gate = self._lights[name].gate
+        self._core.write_exactly(name, gate.label, gate.property, gate.on)
+
+    def _close(self, name: str) -> None:
+        gate = self._lights[name].gate
+        try:
+            self._core.write_exactly(name, gate.label, gate.property, gate.off)
+        except HardwareError as error:
+            kind = ReadbackError if isinstance(error, ReadbackError) else DeviceError
+            raise kind(f"the gate of {name} may still be OPEN: {error}", **error.fields) from error
+
+    def _power_pct(self, name: str) -> float:
+        power = self._lights[name].power
+        return 100 * self._core.read_number(name, power.label, power.property) / power.full_scale
+
+    def _set_power(self, name: str, power_pct: float) -> None:
+        power = self._lights[name].power
+        value = power.full_scale * power_pct / 100
+        self._core.write_number(name, power.label, power.property, value, POWER_TOLERANCE * power.full_scale)
+
+    def _is_on(self, name: str, switch: Switch) -> bool:
+        reads = self._core.read(name, switch.label, switch.property)
+        if same(reads, switch.on):
+            return True
+        if same(reads, switch.off):
+            return False
+        raise DeviceError(
+            f"{name}: {switch.label}.{switch.property} reads {reads!r}, which is neither on ({switch.on!r})"
+            f" nor off ({switch.off!r})",
+            thing=name,
+        )
+
+    @staticmethod
+    def _verification(light: Light) -> Verification:
+        return Verification.VERIFIED if light.verify == "refresh" else Verification.ASSUMED

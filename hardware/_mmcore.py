@@ -1,0 +1,161 @@
+"""MMCore with errors that name our devices, deadlines on every wait, and values read back.
+
+MMCore itself accepts NaN, values out of range and writes to read-only properties without a word, and its
+``waitForConfig`` swallows timeouts: nothing outside this room's modules may touch the core directly.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._errors import DeviceError, HardwareTimeout, ReadbackError
+
+if TYPE_CHECKING:
+    from pymmcore_plus import CMMCorePlus
+
+_REFUSALS = (RuntimeError, ValueError, MemoryError, IndexError, UnicodeDecodeError)
+"""What MMCore's errors arrive as."""
+
+
+def import_mmcore() -> Any:
+    """The package ``pymmcore_plus``, without the log file it opens in the user's home and the log level it sets."""
+    os.environ.setdefault("PYMM_LOG_FILE", "0")
+    root = logging.getLogger()
+    level = root.level
+    import pymmcore_plus
+
+    root.setLevel(level)
+    return pymmcore_plus
+
+
+class Core:
+    """The one MMCore of this process."""
+
+    def __init__(self, adapters: Path, log_file: Path, call_timeout_s: float) -> None:
+        self.mm: CMMCorePlus = import_mmcore().CMMCorePlus(mm_path=str(adapters), adapter_paths=[str(adapters)])
+        self.mm.setPrimaryLogFile(str(log_file))
+        self.mm.enableStderrLog(False)
+        self.adapters = adapters
+        self.call_timeout_s = call_timeout_s
+
+    def close(self) -> None:
+        """Unload every device and detach the callbacks (a core that still calls back aborts the interpreter's exit)."""
+        try:
+            self.mm.unloadAllDevices()
+        finally:
+            super(type(self.mm), self.mm).registerCallback(None)
+
+    def ask(self, thing: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call MMCore for the device named ``thing``.
+
+        Raises
+        ------
+        DeviceError
+            In MMCore's words.
+        """
+        try:
+            return function(*args)
+        except _REFUSALS as error:
+            words = " ".join(str(error).split())
+            raise DeviceError(f"{thing}: {words} (Micro-Manager, {function.__name__})", thing=thing) from error
+
+    def wait(self, thing: str, label: str, allowance_s: float = 0.0) -> None:
+        """Wait until this device is idle.
+
+        Raises
+        ------
+        HardwareTimeout
+            After ``call_timeout_s`` plus ``allowance_s``.
+        """
+        limit = self.call_timeout_s + allowance_s
+        deadline = time.monotonic() + limit
+        pause = 0.0005
+        while self.ask(thing, self.mm.deviceBusy, label):
+            if time.monotonic() > deadline:
+                raise HardwareTimeout(
+                    f"{thing} ({label}) is still busy after {limit:.1f} s (micromanager.call_timeout_s and its travel)",
+                    thing=thing,
+                    limit=limit,
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.01)
+
+    def read(self, thing: str, label: str, name: str) -> str:
+        """A property as its adapter gives it."""
+        return self.ask(thing, self.mm.getProperty, label, name)
+
+    def read_number(self, thing: str, label: str, name: str) -> float:
+        """A property that is a finite number.
+
+        Raises
+        ------
+        DeviceError
+            Where it is not.
+        """
+        text = self.read(thing, label, name)
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if number - number != 0:  # NaN or infinite
+            raise DeviceError(f"{thing}: {label}.{name} reads {text!r}, which is not a finite number", thing=thing)
+        return number
+
+    def write(self, thing: str, label: str, name: str, value: str) -> str:
+        """Write a property, wait for its device, return what it reads then."""
+        self.ask(thing, self.mm.setProperty, label, name, value)
+        self.wait(thing, label)
+        return self.read(thing, label, name)
+
+    def write_exactly(self, thing: str, label: str, name: str, value: str) -> None:
+        """Write a property that must read the same afterwards.
+
+        Raises
+        ------
+        ReadbackError
+            Where it reads something else.
+        """
+        got = self.write(thing, label, name, value)
+        if not same(got, value):
+            raise ReadbackError(
+                f"{thing}: {label}.{name} was set to {value!r} and reads {got!r}", thing=thing, value=value, got=got, limit=0
+            )
+
+    def write_number(self, thing: str, label: str, name: str, value: float, tolerance: float) -> float:
+        """Write a number and return the readback, which must lie within ``tolerance``.
+
+        Raises
+        ------
+        ReadbackError
+            Where it does not.
+        """
+        whole = self.ask(thing, self.mm.getPropertyType, label, name).name == "Integer"
+        text = str(round(value)) if whole else f"{value:.6g}"
+        self.ask(thing, self.mm.setProperty, label, name, text)
+        self.wait(thing, label)
+        got = self.read_number(thing, label, name)
+        limit = max(tolerance, 0.5 if whole else 0.0)
+        if abs(got - value) > limit:
+            raise ReadbackError(
+                f"{thing}: {label}.{name} was set to {text} and reads {got} (tolerance {limit:g})",
+                thing=thing,
+                value=value,
+                got=got,
+                limit=limit,
+            )
+        return got
+
+
+def same(read: str, written: str) -> bool:
+    """Whether a property reads what was written, be it in another notation (``1`` and ``1.0000``)."""
+    if read == written:
+        return True
+    try:
+        return float(read) == float(written)
+    except ValueError:
+        return False

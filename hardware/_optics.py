@@ -1,0 +1,142 @@
+"""State devices, temperatures, single properties and channels."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from ..config import Property, Scope, Temperature
+from ._errors import HardwareError, LimitError, NotAllowedError, ReadbackError, UnknownNameError
+from ._mmcore import Core, same
+
+
+class Optics:
+    """Everything that is selected or set by value, by its name in the scope."""
+
+    def __init__(self, core: Core, scope: Scope) -> None:
+        self._core = core
+        self._scope = scope
+        self._selectable = scope.of_kind("state", "objective")
+        self._values: dict[str, Temperature | Property] = scope.of_kind("temperature", "property")
+        self._lock = threading.RLock()
+
+    def labels(self, device: str) -> tuple[str, ...]:
+        """Labels of a state device or the objective turret, in order."""
+        label = self._known("state device", device, self._selectable).label
+        return tuple(self._core.ask(device, self._core.mm.getStateLabels, label))
+
+    def label(self, device: str) -> str:
+        """The label in place."""
+        return self._core.ask(device, self._core.mm.getStateLabel, self._selectable[device].label)
+
+    def select(self, device: str, label: str) -> str:
+        """Turn to a labelled position, wait, return the label read back.
+
+        Raises
+        ------
+        UnknownNameError
+            Where the device has no such label. Nothing moved.
+        """
+        known = self.labels(device)
+        if label not in known:
+            raise UnknownNameError(
+                f"{device} has no label {label!r}; it has {list(known)}", thing=device, value=label, known=list(known)
+            )
+        mm_label = self._selectable[device].label
+        with self._lock:
+            self._core.wait(device, mm_label)
+            self._core.ask(device, self._core.mm.setStateLabel, mm_label, label)
+            self._core.wait(device, mm_label)
+            got = self.label(device)
+        if got != label:
+            raise ReadbackError(f"{device} was sent to {label!r} and is at {got!r}", thing=device, value=label, got=got, limit=0)
+        return got
+
+    def value(self, device: str) -> float | str:
+        """A temperature in °C, or a property: a number where it has limits, else its text."""
+        part = self._known("temperature or property", device, self._values)
+        return self._read(device, part)
+
+    def _read(self, device: str, part: Temperature | Property) -> float | str:
+        if isinstance(part, Temperature) or part.limits is not None:
+            return self._core.read_number(device, part.label, part.property)
+        return self._core.read(device, part.label, part.property)
+
+    def set_value(self, device: str, value: float | str) -> float | str:
+        """Write a setpoint or a property within its limits or choices, return what is read back.
+
+        Raises
+        ------
+        LimitError
+            Where the value is outside. Nothing was written.
+        NotAllowedError
+            Where the temperature has no setpoint.
+        """
+        part = self._known("temperature or property", device, self._values)
+        name = part.setpoint if isinstance(part, Temperature) else part.property
+        if name is None:
+            raise NotAllowedError(f"{device} is read only: devices.{device}.setpoint names no property", thing=device)
+        with self._lock:
+            if part.limits is not None:
+                number = self._checked_number(device, value, part.limits)
+                tolerance = 1e-3 * (part.limits[1] - part.limits[0])
+                return self._core.write_number(device, part.label, name, number, tolerance)
+            choices = part.choices if isinstance(part, Property) and part.choices else ()
+            chosen = next((choice for choice in choices if same(str(value), choice)), None)
+            if chosen is None:
+                raise LimitError(
+                    f"{device} {value!r} is none of {list(choices)} (scope file: devices.{device}.choices)",
+                    thing=device,
+                    value=str(value),
+                    limit=list(choices),
+                )
+            self._core.write_exactly(device, part.label, name, chosen)
+            return self._read(device, part)
+
+    @staticmethod
+    def _checked_number(device: str, value: float | str, limits: tuple[float, float]) -> float:
+        low, high = limits
+        if isinstance(value, str) or not math.isfinite(value) or not low <= value <= high:
+            raise LimitError(
+                f"{device} {value!r} is not a number inside [{low:g}, {high:g}] (scope file: devices.{device}.limits)",
+                thing=device,
+                value=repr(value),
+                limit=[low, high],
+            )
+        return float(value)
+
+    def apply_channel(self, channel: str) -> None:
+        """Set each entry of the channel's preset, waiting for its device and reading it back, then the emission filter."""
+        part = self._known("channel", channel, self._scope.channels)
+        with self._lock:
+            if part.preset is not None:
+                thing = f"channels.{channel}"
+                entries = self._core.ask(thing, self._core.mm.getConfigData, *part.preset)
+                for label, name, value in entries:
+                    self._core.write_exactly(thing, label, name, value)
+            filter_wheel = self._scope.filter_of(part)
+            if filter_wheel is not None:
+                self.select(filter_wheel, part.emission)
+
+    def read_all(self) -> tuple[dict[str, str], dict[str, float | str], dict[str, str]]:
+        """Labels, values, and by device why the rest can't be read."""
+        labels: dict[str, str] = {}
+        values: dict[str, float | str] = {}
+        errors: dict[str, str] = {}
+        for device in self._selectable:
+            try:
+                labels[device] = self.label(device)
+            except HardwareError as error:
+                errors[device] = str(error)
+        for device, part in self._values.items():
+            try:
+                values[device] = self._read(device, part)
+            except HardwareError as error:
+                errors[device] = str(error)
+        return labels, values, errors
+
+    def _known(self, thing: str, name: str, parts: dict) -> object:
+        if name not in parts:
+            known = sorted(parts)
+            raise UnknownNameError(f"{name!r} is no {thing}; there are {known}", thing=thing, value=name, known=known)
+        return parts[name]

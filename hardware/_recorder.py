@@ -1,0 +1,221 @@
+"""The recorder: opens a run's files, takes frames into them, and follows volumes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import uuid
+
+from ..config import Scope
+from ..layout import Layout
+from ._axes import Axes
+from ._cameras import Cameras, Frame
+from ._deadlines import DISK_S, exposure_s, travel_s
+from ._errors import ArgumentError, HardwareTimeout, LimitError, RecordingError, UnknownNameError
+from ._lights import Lights
+from ._ome_zarr import DatasetFiles
+from ._recording import Recording
+from ._surface import FrameSettings, RecordingPlan, RecordingState, VolumeProgram
+from ._volume import VolumeRun, check_program
+from ._writer import FrameWriter
+
+KEPT = 200
+"""Closed recordings that can still be asked about."""
+
+LONGEST_WAIT_S = 30.0
+
+
+class Recorder:
+    """All recordings of this process."""
+
+    def __init__(self, scope: Scope, layout: Layout, axes: Axes, cameras: Cameras, lights: Lights) -> None:
+        self._scope, self._axes, self._cameras, self._lights = scope, axes, cameras, lights
+        self._volumes = layout.root(scope, scope.storage.root, "hardware") / "volumes"
+        self._recordings: dict[str, Recording] = {}
+        self._writer = FrameWriter()
+        self._volume: VolumeRun | None = None
+
+    def open(self, plan: RecordingPlan) -> RecordingState:
+        """Create the files of a run's datasets; see `Hardware.open_recording`."""
+        names = [dataset.name for dataset in plan.datasets]
+        if len(set(names)) != len(names):
+            raise ArgumentError(f"two datasets have the same name: {names}", thing="plan.datasets", value=names)
+        files: dict[str, DatasetFiles] = {}
+        for dataset in plan.datasets:
+            camera = self._cameras.state(dataset.camera)
+            shape = (camera.height, camera.width)
+            files[dataset.name] = DatasetFiles(
+                self._volumes, plan.run_uid, dataset, shape, camera.dtype, camera.pixel_um
+            )
+        self._create(list(files.values()))
+        recording = Recording(uuid.uuid4().hex, self._scope, plan, files)
+        self._forget_old()
+        self._recordings[recording.id] = recording
+        return recording.state()
+
+    def _create(self, files: list[DatasetFiles]) -> None:
+        for dataset in files:
+            for path in (dataset.path, dataset.frames_jsonl):
+                if path.exists():
+                    raise RecordingError(f"{path} exists already: a run's files are written once", frames_written={})
+        made: list[DatasetFiles] = []
+        try:
+            self._volumes.mkdir(parents=True, exist_ok=True)
+            self._check_space(sum((dataset.plan.frames or 0) * dataset.frame_bytes for dataset in files))
+            for dataset in files:
+                made.append(dataset)
+                dataset.create()
+        except OSError as error:
+            for dataset in made:
+                dataset.discard()
+            raise RecordingError(f"the files of the run could not be made: {error}", frames_written={}) from error
+
+    def _check_space(self, planned: int) -> None:
+        free = shutil.disk_usage(self._volumes).free
+        reserve = self._scope.storage.min_free_gb * 1e9
+        if free < planned + reserve:
+            raise RecordingError(
+                f"not enough space in {self._volumes}: the run needs {planned / 1e9:.2f} GB and {reserve / 1e9:.2f} GB must"
+                f" stay free (scope file: storage.min_free_gb), {free / 1e9:.2f} GB are free: make room or plan fewer frames",
+                frames_written={},
+                needed=planned + reserve,
+                free=free,
+                path=str(self._volumes),
+            )
+
+    def record_frame(self, identity: str, settings: dict[str, FrameSettings]) -> RecordingState:
+        """Take one frame a dataset, return when all are durable; see `Hardware.record_frame`."""
+        recording = self._ready(identity)
+        if not settings:
+            raise ArgumentError("settings name no dataset", thing="record_frame.settings", value={})
+        for name, one in settings.items():
+            dataset = self._dataset(recording, name)
+            self._cameras.check(dataset.plan.camera, one)
+            if dataset.room() < 1:
+                raise RecordingError(
+                    f"{name} was planned for {dataset.plan.frames} frames and has them all", **recording.counts()
+                )
+        try:
+            for name, one in settings.items():
+                position, _ = self._axes.read_all()
+                frame = self._cameras.take(recording.datasets[name].plan.camera, one)
+                self._record(recording, name, frame, position)
+        except Exception as error:
+            recording.fail(str(error))
+            raise
+        limit_s = self._scope.micromanager.call_timeout_s + DISK_S
+        if not recording.drain(limit_s):
+            raise HardwareTimeout(f"the frame is not on disk after {limit_s:g} s", thing="disk", limit=limit_s)
+        if recording.failed:
+            raise RecordingError(str(recording.error), **recording.counts())
+        return recording.state()
+
+    def _record(self, recording: Recording, name: str, frame: Frame, position: dict[str, float]) -> None:
+        """Hand a frame to the writer, if it is what the dataset was made for."""
+        files = recording.datasets[name].files
+        if frame.array.shape != files.frame_shape or frame.array.dtype.name != files.dtype.name:
+            raise RecordingError(
+                f"{name} holds frames of {files.frame_shape} {files.dtype.name}, the camera gave {frame.array.shape}"
+                f" {frame.array.dtype.name}: binning, ROI and pixel type must stay as they were when the recording was opened",
+                **recording.counts(),
+            )
+        if recording.datasets[name].plan.frames is None:
+            self._check_space(files.frame_bytes)
+        self._writer.put(recording, name, frame, position)
+
+    def start_volume(self, identity: str, program: VolumeProgram) -> RecordingState:
+        """Check everything, then acquire in a thread; see `Hardware.start_volume`."""
+        recording = self._ready(identity)
+        check_program(recording, program, self._axes, self._cameras)
+        self._volume = VolumeRun(recording, program, self._axes, self._cameras, self._lights, self._record)
+        self._volume.start()
+        return recording.state()
+
+    def stop_volume(self, identity: str, why: str = "stopped by stop_volume") -> RecordingState:
+        """End a volume after the slice in hand, wait for it; without one running nothing happens."""
+        recording = self._known(identity)
+        volume = self._volume
+        if volume is not None and volume.recording is recording and volume.running:
+            volume.stop(why)
+            slice_s = sum(exposure_s(self._scope, camera, FrameSettings()) for camera in self._scope.of_kind("camera"))
+            limit_s = self._scope.micromanager.call_timeout_s + DISK_S + slice_s + travel_s(self._scope.axes().values())
+            if not volume.join(limit_s):
+                raise HardwareTimeout(f"the volume has not ended after {limit_s:g} s", thing="volume", limit=limit_s)
+        return recording.state()
+
+    def state(self, identity: str, seen: int, wait_s: float) -> RecordingState:
+        """See `Hardware.recording`."""
+        if not (math.isfinite(wait_s) and 0 <= wait_s <= LONGEST_WAIT_S):
+            raise LimitError(
+                f"wait_s {wait_s} is outside [0, {LONGEST_WAIT_S:g}]", thing="wait_s", value=repr(wait_s), limit=[0, LONGEST_WAIT_S]
+            )
+        return self._known(identity).wait(seen, wait_s)
+
+    def close_recording(self, identity: str) -> RecordingState:
+        """Stop what runs, finish the files; see `Hardware.close_recording`."""
+        recording = self._known(identity)
+        self.stop_volume(identity, "the recording was closed")
+        return recording.close(DISK_S)
+
+    def checksums(self, identity: str, dataset: str) -> tuple[str, ...]:
+        """See `Hardware.checksums`."""
+        recording = self._known(identity)
+        with recording.changed:
+            return tuple(self._dataset(recording, dataset).checksums)
+
+    @property
+    def volume_running(self) -> bool:
+        return self._volume is not None and self._volume.running
+
+    def interrupt(self, why: str) -> None:
+        """Tell a running volume to end; doesn't wait."""
+        if self._volume is not None:
+            self._volume.stop(why)
+
+    def close(self, limit_s: float) -> list[RecordingState]:
+        """End and close every recording, each in its own step; returns those that were open."""
+        self.interrupt("the hardware is shutting down")
+        if self._volume is not None:
+            self._volume.join(limit_s)
+        ended = []
+        for recording in self._recordings.values():
+            if recording.phase != "closed":
+                try:
+                    recording.close(limit_s)
+                except RecordingError:
+                    pass  # its state says so, and the next one must be closed as well
+                ended.append(recording.state())
+        self._writer.close()
+        return ended
+
+    def _known(self, identity: str) -> Recording:
+        if identity not in self._recordings:
+            raise UnknownNameError(
+                f"there is no recording {identity!r} (this process knows {len(self._recordings)})",
+                thing="recording",
+                value=identity,
+                known=list(self._recordings)[-5:],
+            )
+        return self._recordings[identity]
+
+    def _ready(self, identity: str) -> Recording:
+        recording = self._known(identity)
+        if recording.phase not in ("open", "done"):
+            raise RecordingError(
+                f"the recording is {recording.phase}" + (f": {recording.error}" if recording.error else ""), **recording.counts()
+            )
+        return recording
+
+    @staticmethod
+    def _dataset(recording: Recording, name: str):
+        if name not in recording.datasets:
+            known = sorted(recording.datasets)
+            raise UnknownNameError(f"{name!r} is none of this recording's datasets {known}", thing="dataset", value=name, known=known)
+        return recording.datasets[name]
+
+    def _forget_old(self) -> None:
+        closed = [identity for identity, recording in self._recordings.items() if recording.phase == "closed"]
+        for identity in closed[:-KEPT]:
+            del self._recordings[identity]
+
+

@@ -1,0 +1,182 @@
+"""A recording: the datasets of one run, their counts, and a state that can be waited for."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Literal
+
+from ..config import Scope
+from ..layout import dataset_uri
+from ._errors import RecordingError
+from ._ome_zarr import DatasetFiles
+from ._surface import DatasetState, RecordingPlan, RecordingState
+
+Phase = Literal["open", "running", "done", "failed", "closed"]
+
+
+class Dataset:
+    """Counts of one dataset. Frames land in any order; they count in theirs. Guarded by the recording's condition."""
+
+    def __init__(self, files: DatasetFiles, uri: str) -> None:
+        self.files, self.uri, self.plan = files, uri, files.plan
+        self.submitted = 0
+        self.written = 0
+        self.checksums: list[str] = []
+        self._landed: dict[int, dict[str, Any]] = {}
+
+    def room(self) -> float:
+        """Frames that may still come."""
+        return float("inf") if self.plan.frames is None else self.plan.frames - self.submitted
+
+    def landed(self, line: dict[str, Any]) -> None:
+        """A frame's bytes are durable: it counts as soon as all before it do."""
+        self._landed[line["index"]] = line
+        while self.written in self._landed:
+            line = self._landed.pop(self.written)
+            self.files.append_line(line)
+            self.checksums.append(line["checksum"])
+            self.written += 1
+        if self.plan.frames is None:
+            self.files.set_frames(self.written)
+
+    def state(self, ended: bool) -> DatasetState:
+        height, width = self.files.frame_shape
+        frames = self.written if ended or self.plan.frames is None else self.plan.frames
+        return DatasetState(
+            name=self.plan.name,
+            camera=self.plan.camera,
+            uri=self.uri,
+            path=str(self.files.path),
+            shape=(frames, height, width),
+            dtype=self.files.dtype.name,
+            chunk_shape=(1, height, width),
+            frames_written=self.written,
+        )
+
+
+class Recording:
+    """One run's datasets. Every change raises `version` and wakes who waits."""
+
+    def __init__(self, identity: str, scope: Scope, plan: RecordingPlan, files: dict[str, DatasetFiles]) -> None:
+        self.id, self.plan = identity, plan
+        self.datasets = {name: Dataset(f, dataset_uri(scope, plan.run_uid, name)) for name, f in files.items()}
+        self.changed = threading.Condition()
+        self.phase: Phase = "open"
+        self.error: str | None = None
+        self.in_flight = 0
+        self._version = 0
+
+    def state(self) -> RecordingState:
+        with self.changed:
+            return RecordingState(
+                recording=self.id,
+                run_uid=self.plan.run_uid,
+                phase=self.phase,
+                datasets={name: dataset.state(self.phase == "closed") for name, dataset in self.datasets.items()},
+                error=self.error,
+                version=self._version,
+            )
+
+    def touch(self) -> None:
+        """Something changed. Call with `changed` held."""
+        self._version += 1
+        self.changed.notify_all()
+
+    def wait(self, seen: int, wait_s: float) -> RecordingState:
+        """The state when its version exceeds ``seen``, or after ``wait_s``."""
+        with self.changed:
+            self.changed.wait_for(lambda: self._version > seen, wait_s)
+            return self.state()
+
+    def fail(self, why: str) -> None:
+        """Nothing more may come; the first reason stays. The counts are those of this moment until `counted` renews them."""
+        with self.changed:
+            if self._why is None and self.phase != "closed":
+                self._why = why
+                self.phase = "failed" if self.phase != "running" else self.phase
+                self.error = self._told()
+                self.touch()
+
+    _why: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self._why is not None
+
+    def _told(self) -> str:
+        counts = ", ".join(
+            f"{d.written} of {d.plan.frames if d.plan.frames is not None else d.submitted} frames of {name}"
+            for name, d in self.datasets.items()
+        )
+        return f"{self._why}; good frames on disk: {counts}"
+
+    def enter(self, phase: Phase) -> None:
+        """Change the phase; a recording that failed can only be closed."""
+        with self.changed:
+            self.phase = "failed" if self.failed and phase != "closed" else phase
+            if self.failed:
+                self.error = self._told()
+            self.touch()
+
+    def drain(self, limit_s: float) -> bool:
+        """Wait until no frame is on its way to the disk; False after ``limit_s``."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.in_flight == 0, limit_s)
+
+    def close(self, limit_s: float) -> RecordingState:
+        """Finish the files; twice is no error.
+
+        Raises
+        ------
+        RecordingError
+            Where the frames in hand did not reach the disk in time, or the metadata could not be written.
+        """
+        if self.phase == "closed":
+            return self.state()
+        drained = self.drain(limit_s)
+        with self.changed:
+            if not drained:
+                self.fail(f"{self.in_flight} frames did not reach the disk within {limit_s:g} s")
+            short = [n for n, d in self.datasets.items() if d.plan.frames is not None and d.written < d.plan.frames]
+            if short:
+                self.fail("closed before all frames had come")
+            try:
+                for dataset in self.datasets.values():
+                    dataset.files.finish(dataset.written)
+            except OSError as error:
+                self.fail(f"the files could not be finished: {error}")
+                raise RecordingError(str(self.error), **self.counts()) from error
+            finally:
+                self.enter("closed")
+            return self.state()
+
+    def counts(self) -> dict[str, Any]:
+        """Fields of a `RecordingError`."""
+        return {"frames_written": {name: dataset.written for name, dataset in self.datasets.items()}}
+
+    def submit(self, name: str) -> int:
+        """Index of the next frame of a dataset, which is on its way now."""
+        with self.changed:
+            dataset = self.datasets[name]
+            index = dataset.submitted
+            dataset.submitted += 1
+            self.in_flight += 1
+            return index
+
+    def land(self, name: str, line: dict[str, Any]) -> None:
+        """A frame is durable."""
+        with self.changed:
+            self.datasets[name].landed(line)
+            self.touch()
+
+    def done_with_one(self) -> None:
+        """A frame is no longer on its way, be it written or lost."""
+        with self.changed:
+            self.in_flight -= 1
+            self.changed.notify_all()
+
+
+def line_of(index: int, began: float, position: dict[str, float], checksum: str) -> dict[str, Any]:
+    """One line of ``….frames.jsonl``."""
+    return {"index": index, "time": began, "position": position, "checksum": checksum}
+

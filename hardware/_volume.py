@@ -1,0 +1,152 @@
+"""A volume, slice by slice: the piezo follows the sheet, each view exposes with its own light, all in software time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+from ._axes import Axes
+from ._cameras import Cameras, Frame
+from ._errors import ArgumentError, HardwareError, RecordingError, UnknownNameError
+from ._lights import Lights
+from ._recording import Recording
+from ._surface import VolumeProgram, VolumeView
+
+log = logging.getLogger("queuescope.hardware")
+
+Record = Callable[[Recording, str, Frame, dict[str, float]], None]
+"""Checks a frame and hands it to the writer."""
+
+
+def check_program(recording: Recording, program: VolumeProgram, axes: Axes, cameras: Cameras) -> None:
+    """Everything, before anything moves.
+
+    Raises
+    ------
+    LimitError, UnknownNameError, ArgumentError, RecordingError
+        Naming what doesn't fit.
+    """
+    names = [view.dataset for view in program.views]
+    if len(set(names)) != len(names):
+        raise ArgumentError(f"two views record the same dataset: {names}", thing="program.views", value=names)
+    lengths = {view.dataset: len(view.piezo_um) for view in program.views}
+    if min(lengths.values()) < 1 or (program.order == "slice" and len(set(lengths.values())) > 1):
+        raise ArgumentError(
+            f"piezo_um must have at least one slice, and the same number in every view when the order is by slice: {lengths}",
+            thing="program.views.piezo_um",
+            value=lengths,
+        )
+    for view in program.views:
+        _check_view(recording, view, axes, cameras)
+
+
+def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cameras) -> None:
+    if view.dataset not in recording.datasets:
+        known = sorted(recording.datasets)
+        raise UnknownNameError(
+            f"{view.dataset!r} is none of this recording's datasets {known}", thing="dataset", value=view.dataset, known=known
+        )
+    dataset = recording.datasets[view.dataset]
+    if view.camera != dataset.plan.camera:
+        raise ArgumentError(
+            f"dataset {view.dataset} was opened for camera {dataset.plan.camera}, not {view.camera}",
+            thing="program.views.camera",
+            value=view.camera,
+        )
+    if len(view.piezo_um) > dataset.room():
+        raise RecordingError(
+            f"{view.dataset} has room for {dataset.room():g} more frames, the volume has {len(view.piezo_um)}: open a"
+            " recording with as many frames as will come",
+            **recording.counts(),
+        )
+    cameras.check(view.camera, view.settings)
+    for target in view.piezo_um:
+        axes.check(view.piezo, target)
+    if (view.galvo is None) != (view.galvo_deg is None):
+        raise ArgumentError("galvo and galvo_deg belong together: give both or neither", thing="program.views.galvo")
+    if view.galvo is not None and view.galvo_deg is not None:
+        if len(view.galvo_deg) != len(view.piezo_um):
+            raise ArgumentError(
+                f"{view.dataset}: {len(view.galvo_deg)} galvo targets for {len(view.piezo_um)} slices",
+                thing="program.views.galvo_deg",
+                value=len(view.galvo_deg),
+            )
+        for target in view.galvo_deg:
+            axes.check(view.galvo, target)
+
+
+class VolumeRun:
+    """One volume in a thread of its own. The program must have passed `check_program`."""
+
+    def __init__(
+        self, recording: Recording, program: VolumeProgram, axes: Axes, cameras: Cameras, lights: Lights, record: Record
+    ) -> None:
+        self.recording, self._program = recording, program
+        self._axes, self._cameras, self._lights, self._record = axes, cameras, lights, record
+        self._stop_reason: str | None = None
+        self._thread = threading.Thread(target=self._run, name="volume", daemon=True)
+
+    def start(self) -> None:
+        self.recording.enter("running")
+        self._thread.start()
+
+    def stop(self, why: str) -> None:
+        """End after the slice in hand."""
+        if self._stop_reason is None:
+            self._stop_reason = why
+
+    def join(self, limit_s: float) -> bool:
+        """Wait for the end; False after ``limit_s``."""
+        self._thread.join(limit_s)
+        return not self._thread.is_alive()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._acquire()
+        except HardwareError as error:
+            self.recording.fail(str(error))
+        except Exception as error:
+            log.exception("the volume failed unexpectedly")
+            self.recording.fail(f"{type(error).__name__}: {error}")
+        finally:
+            self.recording.drain(60)
+            self.recording.enter("done")
+
+    def _acquire(self) -> None:
+        moved = dict.fromkeys(n for v in self._program.views for n in (v.piezo, v.galvo) if n is not None)
+        before = self._axes.read(moved)
+        try:
+            for view, index in self._order():
+                if self._stop_reason is not None:
+                    self.recording.fail(self._stop_reason)
+                if self.recording.failed:
+                    return
+                self._slice(view, index)
+        finally:
+            for off in self._lights.all_off(emission=False):
+                if off.error is not None:
+                    self.recording.fail(f"light {off.light} may still be ON: {off.error}")
+            self._axes.move(before)
+
+    def _order(self) -> Iterator[tuple[VolumeView, int]]:
+        if self._program.order == "slice":
+            for index in range(len(self._program.views[0].piezo_um)):
+                for view in self._program.views:
+                    yield view, index
+        else:
+            for view in self._program.views:
+                for index in range(len(view.piezo_um)):
+                    yield view, index
+
+    def _slice(self, view: VolumeView, index: int) -> None:
+        targets = {view.piezo: view.piezo_um[index]}
+        if view.galvo is not None and view.galvo_deg is not None:
+            targets[view.galvo] = view.galvo_deg[index]
+        position = self._axes.move(targets)
+        frame = self._cameras.take(view.camera, view.settings)
+        self._record(self.recording, view.dataset, frame, position)
