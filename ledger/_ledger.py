@@ -64,13 +64,14 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._connect() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
+            if _version(connection) == 0:
+                connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
+                connection.execute("BEGIN IMMEDIATE")
+                if _version(connection) == 0:  # unless another process was first
+                    for statement in _SCHEMA.split(";"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if (version := _version(connection)) != SCHEMA_VERSION:
                 raise RuntimeError(
                     f"{path} has ledger schema {version}, this version of queuescope reads {SCHEMA_VERSION}:"
                     " install the version that wrote it"
@@ -82,7 +83,6 @@ class Ledger:
         connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
         connection.row_factory = sqlite3.Row
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             yield connection
             if connection.in_transaction:
@@ -151,6 +151,10 @@ class Ledger:
                 "INSERT INTO counters VALUES ('scan_id', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value"
             ).fetchone()
         return int(value)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _execution(row: sqlite3.Row) -> Execution:

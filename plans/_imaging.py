@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from pydantic import create_model, model_validator
+from pydantic import Field, FiniteFloat, create_model, model_validator
 
 from ..config import Calibration, Galvo, Scope
 from ..devices import CameraPlan, VolumePlan
@@ -202,8 +202,8 @@ def acquire_volume(scope: Scope) -> Template:
     lowest, highest = max((p.limits[0] for p in piezos), default=0.0), min((p.limits[1] for p in piezos), default=0.0)
 
     class CalibrationParameters(Parameters):
-        slope_um_per_deg: float
-        offset_um: float = 0.0
+        slope_um_per_deg: FiniteFloat
+        offset_um: FiniteFloat = 0.0
 
     class Checked(Parameters):
         @model_validator(mode="after")
@@ -227,7 +227,13 @@ def acquire_volume(scope: Scope) -> Template:
             number(-10, 10, "deg", "centre of the sheet's width (scanner x); null: unchanged") | None,
             None,
         ),
-        calibration=(Literal["stored"] | CalibrationParameters, "stored"),
+        calibration=(
+            Annotated[
+                Literal["stored"] | CalibrationParameters,
+                Field(description="piezo against scanner: stored (in scope.yml), or {slope_um_per_deg, offset_um?}"),
+            ],
+            "stored",
+        ),
         order=(choice(["slice", "volume"], "both views at each slice, or one view after the other"), "slice"),
         channels=(channel_field(scope), None),
         position=(position_field(scope), None),

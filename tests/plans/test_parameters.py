@@ -1,0 +1,113 @@
+"""Strict, bounded parameters: what is refused names the field, the value and the limit."""
+
+import math
+from typing import Any
+
+import pytest
+from bluesky_queueserver.manager.profile_ops import existing_plans_and_devices_from_nspace, validate_plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from queuescope.config import load_scope
+from queuescope.plans import ParameterError, PlanContext, templates
+
+SCOPE = load_scope("demo-dispim", environ={})
+TEMPLATES = templates(SCOPE)
+GOOD: dict[str, dict[str, Any]] = {
+    "read_state": {},
+    "move_axis": {"axis": "piezo_a", "to": 12.5},
+    "snap": {"camera": "overview", "n": 2, "channels": [{"name": "gfp", "power_pct": 3}]},
+    "z_stack": {"range_um": 10, "step_um": 0.5, "centre_um": 20.0},
+    "acquire_volume": {"slices": 20, "step_um": 0.5, "channels": [{"name": "gfp", "exposure_ms": 20.0}]},
+}
+
+
+def test_every_template_has_a_good_example() -> None:
+    assert set(GOOD) == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_good_parameters_pass(name: str) -> None:
+    TEMPLATES[name].check(GOOD[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "loc", "limit"),
+    [
+        ("move_axis", {"axis": "piezo_a", "to": 201.0}, "to", "[-200.0, 200.0]"),
+        ("move_axis", {"axis": "galvo_a.x", "to": 5.1}, "to", "[-5.0, 5.0]"),
+        ("move_axis", {"axis": "nose", "to": 0.0}, "axis", "piezo_a"),
+        ("move_axis", {"axis": "z"}, "to", "either"),
+        ("move_axis", {"axis": "z", "to": 1.0, "by": 1.0}, "to", "either"),
+        ("snap", {"n": 0}, "n", "1"),
+        ("snap", {"n": True}, "n", "integer"),
+        ("snap", {"camera": "cam_c"}, "camera", "cam_a"),
+        ("snap", {"channels": [{"name": "gfp", "power_pct": 7}]}, "channels.0.gfp.power_pct", "6"),
+        ("snap", {"channels": [{"name": "gfp", "exposure_ms": 2000}]}, "channels.0.gfp.exposure_ms", "1000"),
+        ("snap", {"channels": [{"name": "infrared"}]}, "channels.0", "gfp"),
+        ("snap", {"position": {"x_um": 984.0, "y_um": 0.0}}, "position.x_um", "983"),
+        ("z_stack", {"range_um": 100, "step_um": 1, "centre_um": 240.0}, "range_um", "[-50.0, 250.0]"),
+        ("z_stack", {"range_um": 300, "step_um": 0}, "step_um", "0.01"),
+        ("acquire_volume", {"slices": 500, "step_um": 1.0, "centre_piezo_um": 0.0}, "slices", "[-200.0, 200.0]"),
+        ("acquire_volume", {"centre_piezo_um": 201.0}, "centre_piezo_um", "200"),
+        ("acquire_volume", {"sheet_offset_deg": 6.0, "centre_piezo_um": 0.0}, "slices", "galvo_a"),
+        (
+            "acquire_volume",
+            {"centre_piezo_um": 150.0, "slices": 2, "calibration": {"slope_um_per_deg": 10.0}},
+            "slices",
+            "galvo_a.y",
+        ),
+        ("acquire_volume", {"wobble": 1}, "wobble", "not permitted"),
+    ],
+)
+def test_a_refusal_names_the_field_and_the_limit(name: str, kwargs: dict[str, Any], loc: str, limit: str) -> None:
+    """R3.8 limits hold for offsets, ranges and sequences as for positions."""
+    with pytest.raises(ParameterError) as refused:
+        TEMPLATES[name].check(kwargs)
+    assert refused.value.problems[0].loc == loc
+    assert limit in str(refused.value)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bad=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30, True, "10", None, [], {}, "\ud800"]),
+    name=st.sampled_from(["move_axis.to", "z_stack.range_um", "acquire_volume.step_um", "acquire_volume.slices"]),
+)
+def test_no_bad_number_passes(bad: Any, name: str) -> None:
+    """R3.8 NaN, infinities, text and True are refused where a number is due."""
+    template, _, field = name.partition(".")
+    with pytest.raises(ParameterError):
+        TEMPLATES[template].check({**GOOD[template], field: bad})
+
+
+@pytest.fixture(scope="module")
+def described() -> Any:
+    context = PlanContext(SCOPE, {})
+    plans = {name: template.plan(context) for name, template in TEMPLATES.items()}
+    return existing_plans_and_devices_from_nspace(nspace=plans)[0]
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_queueserver_accepts_what_the_model_accepts(described: Any, name: str) -> None:
+    item = {"name": name, "kwargs": GOOD[name], "user_group": "agent"}
+    ok, message = validate_plan(item, allowed_plans=described, allowed_devices={})
+    assert ok, message
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_queueserver_describes_each_parameter(described: Any, name: str) -> None:
+    """What `plans` shows comes from the model: every parameter, with a description; bounds are this microscope's."""
+    parameters = {p["name"]: p for p in described[name]["parameters"]}
+    assert set(parameters) == set(TEMPLATES[name].model.model_fields)
+    assert all(p.get("description") for p in parameters.values()), parameters
+    if name == "acquire_volume":
+        assert (parameters["centre_piezo_um"]["min"], parameters["centre_piezo_um"]["max"]) == ("-200", "200")
+
+
+def test_estimated_dose_is_power_times_time() -> None:
+    parameters = TEMPLATES["acquire_volume"].check(
+        {"views": "both", "slices": 10, "channels": [{"name": "gfp", "exposure_ms": 20.0, "power_pct": 3.0}]}
+    )
+    estimate = TEMPLATES["acquire_volume"].estimate(parameters, SCOPE)
+    assert estimate.frames == {"cam_a": 10, "cam_b": 10}
+    assert estimate.dose == {"l488": pytest.approx(20 * 0.020 * 3.0)}

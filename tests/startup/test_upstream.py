@@ -1,0 +1,41 @@
+"""The private parts of queueserver that `startup/_queueserver.py` overrides or relies on are those we read."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from bluesky_queueserver.manager.manager import RunEngineManager
+from bluesky_queueserver.manager.plan_queue_ops import PlanQueueOperations
+from bluesky_queueserver.manager.start_manager import WatchdogProcess, start_manager
+from bluesky_queueserver.manager.worker import RunEngineWorker
+
+PINNED: dict[Callable[..., Any], str] = {
+    RunEngineWorker.run: "221ae5e89716d984",
+    RunEngineWorker._execute_plan: "e4bcb51a719c0703",
+    RunEngineWorker._generate_new_plan: "d0b26a07e887babb",
+    RunEngineWorker._generate_continued_plan: "eefdac59758e9159",
+    RunEngineWorker._worker_startup_code: "43e44294e92371e8",
+    RunEngineManager.run: "91fad8c922301847",
+    RunEngineManager.zmq_server_comm: "9b0beca97e720486",
+    RunEngineManager._prepare_item: "29a3142e8bb2daa4",
+    RunEngineManager._process_plan_report: "006953a215af8782",
+    RunEngineManager._set_manager_state: "eace7d4a525858df",
+    RunEngineManager._autostart_push: "507acf2ef54864e4",
+    RunEngineManager._start_plan_task: "9e028f8ae39bce8e",
+    RunEngineManager._kill_re_worker_task: "652b12d33a654d0b",
+    PlanQueueOperations.start: "51ae31f2100987bc",
+    PlanQueueOperations._set_processed_item_as_stopped: "0753a68fbf48aa54",
+    PlanQueueOperations._set_processed_item_as_completed: "64bb0bfd3fc2cce0",
+    WatchdogProcess.__init__: "b7e17f584da1b65e",
+    WatchdogProcess.run: "63cb936b9da0c5c7",
+    start_manager: "ad1b38ec3a0fa550",
+}
+
+
+@pytest.mark.parametrize("function", PINNED, ids=lambda f: f.__qualname__)
+def test_upstream_is_what_we_read(function: Callable[..., Any]) -> None:
+    """A failure means: read the new version, adapt `startup/_queueserver.py`, then put the new digest here."""
+    digest = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    assert digest == PINNED[function]
