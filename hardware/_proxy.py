@@ -1,0 +1,133 @@
+"""Mode `own`: the microscope in the hardware process, seen from here."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import Any
+
+import Pyro5.client
+import Pyro5.errors
+
+from ..config import Scope
+from ..layout import Layout
+from ._address import Address, address_of
+from ._calls import HardwareCalls
+from ._deadlines import REPLY_S, allowance_s
+from ._errors import ConfigurationError, HardwareError, HardwareGoneError, HardwareTimeout
+from ._wire import Call
+
+CONNECT_S = 5.0
+"""A connection to a listening socket that takes longer has failed."""
+
+
+class ProxyHardware(HardwareCalls):
+    """`Hardware` over Pyro5. Each thread gets a connection of its own, since a Pyro proxy belongs to one thread."""
+
+    def __init__(self, scope: Scope, address: Address, key: str) -> None:
+        self._scope, self._address, self._key = scope, address, key
+        self._own = threading.local()
+        self._all: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._closed = False
+
+    def _carry(self, call: Call, values: dict[str, Any]) -> Any:
+        limit_s = self._scope.micromanager.call_timeout_s + allowance_s(self._scope, call.name, values) + REPLY_S
+        return call.unpack_result(self.send(call.name, call.pack_arguments(values), limit_s))
+
+    def send(self, name: str, payload: bytes, limit_s: float) -> bytes:
+        """One round trip.
+
+        Raises
+        ------
+        HardwareTimeout
+            Where no reply came in time. The connection is given up: its late reply can't be mistaken for another one's.
+        HardwareGoneError
+            Where the process is not there or went away meanwhile.
+        """
+        if self._closed:
+            raise HardwareGoneError("this connection to the hardware was closed: connect again", thing="hardware")
+        try:
+            proxy = self._proxy()
+            proxy._pyroTimeout = limit_s
+            return proxy._pyroInvoke("call", (name, payload), {})
+        except Pyro5.errors.TimeoutError:
+            raise HardwareTimeout(
+                f"{name} got no reply from the hardware process within {limit_s:.1f} s (micromanager.call_timeout_s"
+                " and what the call may take): an adapter hangs, or the process is overloaded",
+                thing=name,
+                limit=limit_s,
+            ) from None
+        except (Pyro5.errors.CommunicationError, OSError) as error:
+            self._forget()
+            raise HardwareGoneError(
+                f"{name}: the hardware process at {self._address} is gone ({error or type(error).__name__}); what became of"
+                " the call is unknown",
+                thing="hardware",
+                value=name,
+            ) from None
+        except Pyro5.errors.PyroError as error:
+            raise HardwareError(f"{name}: {type(error).__name__}: {error}", thing=name) from error
+
+    def _proxy(self) -> Any:
+        proxy = getattr(self._own, "proxy", None)
+        if proxy is None:
+            proxy = Pyro5.client.Proxy(self._address.uri)
+            proxy._pyroSerializer = "msgpack"
+            proxy._pyroHandshake = self._key
+            proxy._pyroTimeout = CONNECT_S
+            proxy._pyroBind()
+            self._own.proxy = proxy
+            self._all.add(proxy)
+        return proxy
+
+    def _forget(self) -> None:
+        self._own.proxy = None
+
+    def close(self) -> None:
+        """Close this client's connections; the hardware goes on."""
+        self._closed = True
+        for proxy in list(self._all):
+            connection = proxy._pyroConnection  # _pyroRelease is the owner thread's alone
+            if connection is not None:
+                connection.close()
+
+
+def find_hardware(scope: Scope, layout: Layout, timeout_s: float) -> ProxyHardware:
+    """The hardware process of this data directory, waited for.
+
+    Raises
+    ------
+    HardwareGoneError
+        Where none answered within ``timeout_s``.
+    ConfigurationError
+        Where the one that answered runs another scope.
+    """
+    address = address_of(scope, layout)
+    deadline = time.monotonic() + timeout_s
+    pause = 0.02
+    while True:
+        hardware = ProxyHardware(scope, address, layout.key("hardware"))
+        try:
+            info = hardware.info()
+            break
+        except HardwareGoneError as error:
+            hardware.close()
+            if time.monotonic() + pause > deadline:
+                raise HardwareGoneError(
+                    f"no hardware process answers at {address} after {timeout_s:g} s: start it with"
+                    f" python -m queuescope.hardware --scope {scope.path} --data {layout.data} ({error})",
+                    thing="hardware",
+                    limit=timeout_s,
+                ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.2)
+    if info.scope != scope.name:
+        hardware.close()
+        raise ConfigurationError(
+            f"the hardware process at {address} runs the scope {info.scope!r}, not {scope.name!r}: stop it (pid {info.pid}), or use"
+            " another data directory",
+            thing="scope",
+            value=info.scope,
+        )
+    return hardware
