@@ -1,0 +1,76 @@
+"""The courier: ``python -m queuescope.tiled_config --scope NAME|PATH --data DIR``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from ..config import Scope
+from ..layout import Layout, process_arguments
+from ._lean import leave_out_sparse
+from ._logging import log_to_stderr
+from ._prepare import COURIER, tiled_url
+
+LAST_CALL_S = 1.5
+"""A request to a Tiled that hangs is given up this long after SIGTERM; the run is replayed at the next start."""
+
+
+def main() -> None:
+    """Deliver until SIGTERM or Ctrl-C; exit code 0."""
+    scope, layout = process_arguments("The courier: delivers document logs to Tiled.")
+    layout.create()
+    lock = _only_one(layout.services / "courier.lock")
+    leave_out_sparse()
+    from ._courier import Courier, logger
+
+    log_to_stderr(logger)
+    courier = Courier(layout.documents, lambda: _catalog(scope, layout))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, LAST_CALL_S)
+        courier.stop()
+
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    courier.run()
+    lock.close()
+
+
+def _only_one(path: Path) -> IO[str]:
+    """Two couriers would deliver every run twice: the second one ends here."""
+    file = path.open("a+", encoding="ascii")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        sys.exit(f"a courier with pid {file.read().strip() or '?'} delivers these documents already ({path})")
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _catalog(scope: Scope, layout: Layout) -> Any:
+    import stamina
+    from httpx import Timeout
+    from tiled.client import from_uri
+
+    from ._courier import TiledNotThere
+
+    stamina.set_active(False)  # the courier has its own patience
+    url = tiled_url(scope, layout)
+    if url is None:
+        raise TiledNotThere(
+            "no address: set services.tiled {host, port} in the scope, or start it with `queuescope up`"
+        )
+    return from_uri(url, api_key=layout.key(COURIER), timeout=Timeout(30, connect=3), show_progress=False)
+
+
+if __name__ == "__main__":
+    main()

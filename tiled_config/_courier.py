@@ -1,0 +1,224 @@
+"""The courier: follows the document logs and delivers them to Tiled, whenever Tiled is there.
+
+The logs are the truth. What has been delivered is asked of Tiled itself: a run whose entry has a stop document is done,
+every other one is replayed from its log. So nothing has to be remembered here, and a new, empty catalog fills itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import watchfiles
+from tiled.client.utils import ClientError
+
+from ._delivery import Delivery
+from ._documents import DocumentLog, DocumentLogError, close_orphan, is_complete
+
+logger = logging.getLogger("queuescope.courier")
+
+RESCAN_S = 2.0
+"""How often everything is looked at, whatever the file watcher says: orphans make no event."""
+LONGEST_PAUSE_S = 300.0
+"""Between two attempts at a run that Tiled refuses."""
+
+
+@dataclass
+class _Run:
+    """A run that is not complete in Tiled."""
+
+    log: Path
+    started: float
+    delivery: Delivery | None = None
+    failures: int = 0
+    not_before: float = 0.0
+
+
+class Courier:
+    """Delivers the logs in one folder.
+
+    Parameters
+    ----------
+    documents
+        The folder of the logs, ``{run_uid}.jsonl``.
+    connect
+        Gives a Tiled client on the catalog of runs; raises `httpx.HTTPError` or `TiledNotThere` while it can't.
+    """
+
+    def __init__(self, documents: Path, connect: Callable[[], Any]) -> None:
+        self._documents = documents
+        self._connect = connect
+        self._catalog: Any = None
+        self._runs: dict[str, _Run] = {}
+        self._delivered: set[str] = set()
+        self._started: set[str] = set()
+        """Runs that have an entry in the catalog, finished or not."""
+        self._closed: set[str] = set()
+        """Logs known to end with a stop document."""
+        self._inbox: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._connect_at = 0.0
+        self._connect_failures = 0
+
+    def stop(self) -> None:
+        """End `run` after the document in hand. May be called from a signal handler."""
+        self._stop.set()
+        self._inbox.put(set())
+
+    def run(self) -> None:
+        """Deliver until `stop`."""
+        watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        watcher.start()
+        rescan_at = 0.0
+        while not self._stop.is_set():
+            now = time.monotonic()
+            if now >= rescan_at:
+                self._rescan()
+                rescan_at = now + RESCAN_S
+            pause = self._deliver()
+            self._wait(min(pause, max(0.0, rescan_at - time.monotonic())))
+
+    def _watch(self) -> None:
+        for changes in watchfiles.watch(
+            self._documents, stop_event=self._stop, debounce=50, step=20, raise_interrupt=False
+        ):
+            self._inbox.put({Path(path).stem for _, path in changes if path.endswith(".jsonl")})
+
+    def _wait(self, seconds: float) -> None:
+        try:
+            changed = self._inbox.get(timeout=seconds)
+        except queue.Empty:
+            return
+        for run_uid in changed:
+            self._notice(run_uid)
+
+    def _rescan(self) -> None:
+        for path in self._documents.glob("*.jsonl"):
+            self._notice(path.stem)
+        for run_uid, run in self._runs.items():
+            if run_uid in self._closed:
+                continue
+            try:
+                if is_complete(run.log) or close_orphan(run.log) is not None:
+                    self._closed.add(run_uid)
+            except (DocumentLogError, OSError) as error:
+                logger.error("run %s: its log can't be closed: %s", run_uid, error)
+                self._closed.add(run_uid)
+
+    def _notice(self, run_uid: str) -> None:
+        """Take a log into the list of runs to deliver, once it has a start document."""
+        if run_uid in self._delivered or run_uid in self._runs:
+            return
+        path = self._documents / f"{run_uid}.jsonl"
+        try:
+            name, start = next(iter(DocumentLog(path)), (None, {}))
+        except (DocumentLogError, OSError) as error:
+            logger.error("run %s: its log can't be read: %s", run_uid, error)
+            return
+        if name == "start":
+            self._runs[run_uid] = _Run(path, float(start["time"]))
+
+    def _deliver(self) -> float:
+        """Deliver what is pending; return seconds until the next attempt is due."""
+        if not self._runs or not self._reach():
+            return RESCAN_S if not self._runs else max(0.0, self._connect_at - time.monotonic())
+        pause = RESCAN_S
+        for run_uid, run in sorted(self._runs.items(), key=lambda item: item[1].started):
+            if self._stop.is_set():
+                break
+            due = max(run.not_before, run.delivery.due if run.delivery else 0.0)
+            wait = due - time.monotonic()
+            if wait > 0:
+                pause = min(pause, wait)
+                continue
+            try:
+                self._deliver_run(run_uid, run)
+            except httpx.TransportError as error:
+                self._lose(error)
+                return max(0.0, self._connect_at - time.monotonic())
+            except Exception as error:  # one run that can't be delivered must not keep the others waiting
+                self._set_aside(run_uid, run, error)
+        return pause
+
+    def _deliver_run(self, run_uid: str, run: _Run) -> None:
+        if run_uid in self._delivered:
+            del self._runs[run_uid]
+            return
+        if run.delivery is None:
+            if run_uid in self._started:
+                self._delete(run_uid)
+            run.delivery = Delivery(DocumentLog(run.log), self._catalog)
+            self._started.add(run_uid)
+        run.delivery.drain(self._stop.is_set)
+        if run.delivery.exit_status is not None:
+            logger.info(
+                "run %s delivered: %d documents, %d frames, %s",
+                run_uid,
+                run.delivery.log.lines,
+                run.delivery.frames,
+                run.delivery.exit_status,
+            )
+            self._delivered.add(run_uid)
+            self._closed.discard(run_uid)
+            del self._runs[run_uid]
+
+    def _delete(self, run_uid: str) -> None:
+        """Delete a half-written entry; the volumes stay."""
+        try:
+            self._catalog.delete_contents([run_uid], recursive=True, external_only=False)
+        except ClientError as error:
+            if error.response.status_code != httpx.codes.NOT_FOUND:
+                raise
+
+    def _reach(self) -> bool:
+        """Whether Tiled can be written to; connects where it must."""
+        if self._catalog is not None:
+            return True
+        if time.monotonic() < self._connect_at:
+            return False
+        try:
+            catalog = self._connect()
+            self._delivered = _distinct(catalog, "stop.run_start")
+            self._started = _distinct(catalog, "start.uid")
+        except (httpx.HTTPError, TiledNotThere) as error:
+            self._lose(error)
+            return False
+        self._catalog, self._connect_failures = catalog, 0
+        logger.info("connected to Tiled: %d runs complete there, %d to deliver", len(self._delivered), len(self._runs))
+        return True
+
+    def _lose(self, error: Exception) -> None:
+        """Forget the connection and every run in hand: what of it arrived is unknown."""
+        if self._connect_failures == 0:
+            logger.warning("Tiled can't be reached (%s); documents wait in their logs", error)
+        self._catalog = None
+        for run in self._runs.values():
+            run.delivery = None
+        self._connect_failures += 1
+        self._connect_at = time.monotonic() + min(5.0, 0.25 * 2 ** min(self._connect_failures, 8))
+
+    def _set_aside(self, run_uid: str, run: _Run, error: Exception) -> None:
+        run.delivery = None
+        run.failures += 1
+        pause = min(LONGEST_PAUSE_S, 2.0**run.failures)
+        run.not_before = time.monotonic() + pause
+        logger.error(
+            "run %s can't be delivered (attempt %d, next in %.0f s)", run_uid, run.failures, pause, exc_info=error
+        )
+
+
+class TiledNotThere(Exception):
+    """Nobody has said yet where Tiled listens."""
+
+
+def _distinct(catalog: Any, key: str) -> set[str]:
+    """The values of one metadata entry over all runs, in one request."""
+    found = catalog.distinct(key)["metadata"].get(key, [])
+    return {item["value"] for item in found if item["value"]}

@@ -1,0 +1,34 @@
+"""Reading acquired volumes without ever writing to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zarr
+from tiled.adapters.zarr import ZarrAdapter, ZarrArrayAdapter
+from tiled.structures.data_source import Management
+from tiled.utils import path_from_uri
+
+
+class VolumeAdapter(ZarrAdapter):
+    """Tiled's Zarr adapter, read-only for files that Tiled did not write itself.
+
+    The stock adapter opens with mode ``a``: reading a volume that has been moved away would create an empty Zarr group
+    in its place.
+    """
+
+    @classmethod
+    def from_catalog(cls, data_source: Any, node: Any, /, **kwargs: Any) -> Any:
+        """An adapter for a catalog entry of shape (frames announced, height, width).
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the volume is not there; Tiled answers 404.
+        """
+        if data_source.management != Management.external:
+            return super().from_catalog(data_source, node, **kwargs)
+        array = zarr.open_array(path_from_uri(data_source.assets[0].data_uri), mode="r")
+        return ZarrArrayAdapter(
+            array, structure=data_source.structure, metadata=node.metadata_, specs=node.specs, **kwargs
+        )
