@@ -56,6 +56,12 @@ class HardwareCalls(ABC):
     def labels(self, device: str) -> tuple[str, ...]:
         return self._call("labels", device)
 
+    def label(self, device: str) -> str:
+        return self._call("label", device)
+
+    def light(self, light: str) -> LightState:
+        return self._call("light", light)
+
     def value(self, device: str) -> float | str:
         return self._call("value", device)
 
@@ -71,7 +77,9 @@ class HardwareCalls(ABC):
     def apply_channel(self, channel: str) -> None:
         return self._call("apply_channel", channel)
 
-    def configure_camera(self, camera: str, exposure_ms: float | None = None, binning: int | None = None) -> CameraState:
+    def configure_camera(
+        self, camera: str, exposure_ms: float | None = None, binning: int | None = None
+    ) -> CameraState:
         return self._call("configure_camera", camera, exposure_ms, binning)
 
     def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:

@@ -69,7 +69,9 @@ class Cameras:
             self._lights.check(settings.light, settings.power_pct)
         elif settings.power_pct is not None:
             raise LimitError(
-                f"power_pct {settings.power_pct} without a light: name the light", thing="power_pct", value=settings.power_pct
+                f"power_pct {settings.power_pct} without a light: name the light",
+                thing="power_pct",
+                value=settings.power_pct,
             )
 
     def _check_exposure(self, name: str, exposure_ms: float) -> None:
@@ -94,7 +96,11 @@ class Cameras:
                 got = _binning(self._core.read(name, label, "Binning"))
                 if got != binning:
                     raise ReadbackError(
-                        f"{name} binning was set to {binning} and reads {got}", thing=name, value=binning, got=got, limit=0
+                        f"{name} binning was set to {binning} and reads {got}",
+                        thing=name,
+                        value=binning,
+                        got=got,
+                        limit=0,
                     )
             if exposure_ms is not None:
                 self._set_exposure(name, label, exposure_ms)
@@ -161,7 +167,10 @@ class Cameras:
         allowed = {_binning(text): text for text in texts}
         if binning not in allowed:
             raise LimitError(
-                f"{name} binning {binning} is none of {sorted(allowed)}", thing=name, value=binning, limit=sorted(allowed)
+                f"{name} binning {binning} is none of {sorted(allowed)}",
+                thing=name,
+                value=binning,
+                limit=sorted(allowed),
             )
         return allowed[binning]
 
@@ -169,7 +178,8 @@ class Cameras:
         size = self._core.ask(name, self._core.mm.getBytesPerPixel)
         if size not in DTYPES:
             raise DeviceError(
-                f"{name} gives {size} bytes a pixel; only monochrome 8 or 16 bit can be recorded: set its PixelType", thing=name
+                f"{name} gives {size} bytes a pixel; only monochrome 8 or 16 bit can be recorded: set its PixelType",
+                thing=name,
             )
         return DTYPES[size]
 

@@ -39,7 +39,9 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
         case "move":
             return travel_s(axes[target] for target in values["targets"] if target in axes)
         case "snap":
-            return 2 * exposure_s(scope, values["camera"], values["settings"])  # it may wait for a frame of another call
+            return 2 * exposure_s(
+                scope, values["camera"], values["settings"]
+            )  # it may wait for a frame of another call
         case "record_frame":
             return DISK_S + sum(2 * exposure_s(scope, None, s) for s in values["settings"].values())
         case "recording":

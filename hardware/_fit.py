@@ -68,15 +68,23 @@ class _Fit:
             wanted = TYPES.get(device.kind)
             got = self._mm.getDeviceType(device.label).name
             if wanted and got not in wanted:
-                yield f"{where}.label", f"{device.label!r} is a {got}, a device of kind {device.kind} needs a {wanted[0]}"
+                yield (
+                    f"{where}.label",
+                    f"{device.label!r} is a {got}, a device of kind {device.kind} needs a {wanted[0]}",
+                )
             if isinstance(device, Temperature):
                 yield from self._property(f"{where}.property", device.label, device.property, writes=False)
                 if device.setpoint is not None:
                     yield from self._property(f"{where}.setpoint", device.label, device.setpoint)
             if isinstance(device, Property):
-                yield from self._property(f"{where}.property", device.label, device.property, values=device.choices or ())
+                yield from self._property(
+                    f"{where}.property", device.label, device.property, values=device.choices or ()
+                )
                 if (device.label, device.property) in guarded:
-                    yield f"{where}.property", f"{device.label}.{device.property} belongs to a light or an axis: use that"
+                    yield (
+                        f"{where}.property",
+                        f"{device.label}.{device.property} belongs to a light or an axis: use that",
+                    )
 
     def _guarded(self) -> Iterator[tuple[str, str]]:
         """Properties that move an axis or switch a light."""
@@ -113,7 +121,9 @@ class _Fit:
         if switch.label not in self._loaded:
             yield self._no_label(f"{where}.label", switch.label)
         else:
-            yield from self._property(f"{where}.property", switch.label, switch.property, values=(switch.on, switch.off))
+            yield from self._property(
+                f"{where}.property", switch.label, switch.property, values=(switch.on, switch.off)
+            )
 
     def _channels(self) -> Iterator[tuple[str, str]]:
         guarded = {label for label, _ in self._guarded()}
@@ -124,12 +134,19 @@ class _Fit:
                 if not self._mm.isConfigDefined(group, preset):
                     groups = list(self._mm.getAvailableConfigGroups())
                     presets = list(self._mm.getAvailableConfigs(group)) if group in groups else []
-                    has = f"the group {group!r} has the presets {presets}" if group in groups else f"the groups are {groups}"
+                    has = (
+                        f"the group {group!r} has the presets {presets}"
+                        if group in groups
+                        else f"the groups are {groups}"
+                    )
                     yield f"{where}.preset", f"[{group}, {preset}] is not in the configuration; {has}"
                 else:
                     for label, prop, _ in self._mm.getConfigData(group, preset):
                         if label in guarded:
-                            yield f"{where}.preset", f"[{group}, {preset}] sets {label}.{prop}, a light or an axis: take it out"
+                            yield (
+                                f"{where}.preset",
+                                f"[{group}, {preset}] sets {label}.{prop}, a light or an axis: take it out",
+                            )
             wheel = self._scope.filter_of(channel)
             if wheel is not None:
                 label = self._scope.devices[wheel].label

@@ -161,6 +161,14 @@ class Microscope:
         self._alive()
         return self._optics.labels(device)
 
+    def label(self, device: str) -> str:
+        self._alive()
+        return self._optics.label(device)
+
+    def light(self, light: str) -> LightState:
+        self._alive()
+        return self._lights.state(light)
+
     def value(self, device: str) -> float | str:
         self._alive()
         return self._optics.value(device)
@@ -182,7 +190,9 @@ class Microscope:
         self._idle("apply_channel")
         self._optics.apply_channel(channel)
 
-    def configure_camera(self, camera: str, exposure_ms: float | None = None, binning: int | None = None) -> CameraState:
+    def configure_camera(
+        self, camera: str, exposure_ms: float | None = None, binning: int | None = None
+    ) -> CameraState:
         self._idle("configure_camera")
         return self._cameras.configure(camera, exposure_ms, binning)
 
@@ -228,4 +238,6 @@ class Microscope:
         """A running volume owns the microscope: nothing else may move, expose or switch meanwhile."""
         self._alive()
         if self._recorder.volume_running:
-            raise RecordingError(f"{call}: a volume is running; wait for its end or stop it (stop_volume)", frames_written={})
+            raise RecordingError(
+                f"{call}: a volume is running; wait for its end or stop it (stop_volume)", frames_written={}
+            )

@@ -123,7 +123,11 @@ class Core:
         got = self.write(thing, label, name, value)
         if not same(got, value):
             raise ReadbackError(
-                f"{thing}: {label}.{name} was set to {value!r} and reads {got!r}", thing=thing, value=value, got=got, limit=0
+                f"{thing}: {label}.{name} was set to {value!r} and reads {got!r}",
+                thing=thing,
+                value=value,
+                got=got,
+                limit=0,
             )
 
     def write_number(self, thing: str, label: str, name: str, value: float, tolerance: float) -> float:

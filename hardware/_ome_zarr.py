@@ -97,7 +97,7 @@ class DatasetFiles:
             Where they could not be written; no chunk of that name exists then.
         """
         pixels = np.ascontiguousarray(frame, dtype=self.dtype)
-        data = memoryview(pixels).cast("B")
+        data = pixels.data.cast("B")
         checksum = f"xxh3_128:{xxhash.xxh3_128_hexdigest(data)}"
         folder = self._folder(index)
         if self.plan.frames is None:

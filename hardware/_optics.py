@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
+from typing import TypeVar
 
 from ..config import Property, Scope, Temperature
 from ._errors import HardwareError, LimitError, NotAllowedError, ReadbackError, UnknownNameError
 from ._mmcore import Core, same
+
+T = TypeVar("T")
 
 
 class Optics:
@@ -27,7 +31,8 @@ class Optics:
 
     def label(self, device: str) -> str:
         """The label in place."""
-        return self._core.ask(device, self._core.mm.getStateLabel, self._selectable[device].label)
+        label = self._known("state device", device, self._selectable).label
+        return self._core.ask(device, self._core.mm.getStateLabel, label)
 
     def select(self, device: str, label: str) -> str:
         """Turn to a labelled position, wait, return the label read back.
@@ -49,7 +54,9 @@ class Optics:
             self._core.wait(device, mm_label)
             got = self.label(device)
         if got != label:
-            raise ReadbackError(f"{device} was sent to {label!r} and is at {got!r}", thing=device, value=label, got=got, limit=0)
+            raise ReadbackError(
+                f"{device} was sent to {label!r} and is at {got!r}", thing=device, value=label, got=got, limit=0
+            )
         return got
 
     def value(self, device: str) -> float | str:
@@ -116,7 +123,7 @@ class Optics:
                     self._core.write_exactly(thing, label, name, value)
             filter_wheel = self._scope.filter_of(part)
             if filter_wheel is not None:
-                self.select(filter_wheel, part.emission)
+                self.select(filter_wheel, str(part.emission))
 
     def read_all(self) -> tuple[dict[str, str], dict[str, float | str], dict[str, str]]:
         """Labels, values, and by device why the rest can't be read."""
@@ -135,7 +142,8 @@ class Optics:
                 errors[device] = str(error)
         return labels, values, errors
 
-    def _known(self, thing: str, name: str, parts: dict) -> object:
+    @staticmethod
+    def _known(thing: str, name: str, parts: Mapping[str, T]) -> T:
         if name not in parts:
             known = sorted(parts)
             raise UnknownNameError(f"{name!r} is no {thing}; there are {known}", thing=thing, value=name, known=known)

@@ -125,8 +125,8 @@ def find_hardware(scope: Scope, layout: Layout, timeout_s: float) -> ProxyHardwa
     if info.scope != scope.name:
         hardware.close()
         raise ConfigurationError(
-            f"the hardware process at {address} runs the scope {info.scope!r}, not {scope.name!r}: stop it (pid {info.pid}), or use"
-            " another data directory",
+            f"the hardware process at {address} runs the scope {info.scope!r}, not {scope.name!r}: stop it (pid {info.pid}),"
+            " or use another data directory",
             thing="scope",
             value=info.scope,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import uuid
@@ -14,7 +15,7 @@ from ._deadlines import DISK_S, exposure_s, travel_s
 from ._errors import ArgumentError, HardwareTimeout, LimitError, RecordingError, UnknownNameError
 from ._lights import Lights
 from ._ome_zarr import DatasetFiles
-from ._recording import Recording
+from ._recording import Dataset, Recording
 from ._surface import FrameSettings, RecordingPlan, RecordingState, VolumeProgram
 from ._volume import VolumeRun, check_program
 from ._writer import FrameWriter
@@ -147,7 +148,10 @@ class Recorder:
         """See `Hardware.recording`."""
         if not (math.isfinite(wait_s) and 0 <= wait_s <= LONGEST_WAIT_S):
             raise LimitError(
-                f"wait_s {wait_s} is outside [0, {LONGEST_WAIT_S:g}]", thing="wait_s", value=repr(wait_s), limit=[0, LONGEST_WAIT_S]
+                f"wait_s {wait_s} is outside [0, {LONGEST_WAIT_S:g}]",
+                thing="wait_s",
+                value=repr(wait_s),
+                limit=[0, LONGEST_WAIT_S],
             )
         return self._known(identity).wait(seen, wait_s)
 
@@ -180,10 +184,8 @@ class Recorder:
         ended = []
         for recording in self._recordings.values():
             if recording.phase != "closed":
-                try:
+                with contextlib.suppress(RecordingError):  # its state says so, and the next one must be closed too
                     recording.close(limit_s)
-                except RecordingError:
-                    pass  # its state says so, and the next one must be closed as well
                 ended.append(recording.state())
         self._writer.close()
         return ended
@@ -202,20 +204,21 @@ class Recorder:
         recording = self._known(identity)
         if recording.phase not in ("open", "done"):
             raise RecordingError(
-                f"the recording is {recording.phase}" + (f": {recording.error}" if recording.error else ""), **recording.counts()
+                f"the recording is {recording.phase}" + (f": {recording.error}" if recording.error else ""),
+                **recording.counts(),
             )
         return recording
 
     @staticmethod
-    def _dataset(recording: Recording, name: str):
+    def _dataset(recording: Recording, name: str) -> Dataset:
         if name not in recording.datasets:
             known = sorted(recording.datasets)
-            raise UnknownNameError(f"{name!r} is none of this recording's datasets {known}", thing="dataset", value=name, known=known)
+            raise UnknownNameError(
+                f"{name!r} is none of this recording's datasets {known}", thing="dataset", value=name, known=known
+            )
         return recording.datasets[name]
 
     def _forget_old(self) -> None:
         closed = [identity for identity, recording in self._recordings.items() if recording.phase == "closed"]
         for identity in closed[:-KEPT]:
             del self._recordings[identity]
-
-

@@ -179,4 +179,3 @@ class Recording:
 def line_of(index: int, began: float, position: dict[str, float], checksum: str) -> dict[str, Any]:
     """One line of ``….frames.jsonl``."""
     return {"index": index, "time": began, "position": position, "checksum": checksum}
-

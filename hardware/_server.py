@@ -55,9 +55,11 @@ class _Daemon(Pyro5.server.Daemon):
 
     key = ""
 
-    def validateHandshake(self, conn: Any, data: Any) -> str:  # noqa: N802 (Pyro's name)
+    def validateHandshake(self, conn: Any, data: Any) -> str:
         if not isinstance(data, str) or not hmac.compare_digest(data.encode(), self.key.encode()):
-            raise PermissionError("the key of the hardware process is wrong: use the same data directory (keys/hardware)")
+            raise PermissionError(
+                "the key of the hardware process is wrong: use the same data directory (keys/hardware)"
+            )
         return "queuescope"
 
 

@@ -233,7 +233,9 @@ class Hardware(Protocol):
         """Apply a channel's preset and emission filter and wait for each device. Opens no gate."""
         ...
 
-    def configure_camera(self, camera: str, exposure_ms: float | None = None, binning: int | None = None) -> CameraState:
+    def configure_camera(
+        self, camera: str, exposure_ms: float | None = None, binning: int | None = None
+    ) -> CameraState:
         """Set what is not None, read back, return the state."""
         ...
 

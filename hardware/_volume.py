@@ -45,7 +45,10 @@ def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cam
     if view.dataset not in recording.datasets:
         known = sorted(recording.datasets)
         raise UnknownNameError(
-            f"{view.dataset!r} is none of this recording's datasets {known}", thing="dataset", value=view.dataset, known=known
+            f"{view.dataset!r} is none of this recording's datasets {known}",
+            thing="dataset",
+            value=view.dataset,
+            known=known,
         )
     dataset = recording.datasets[view.dataset]
     if view.camera != dataset.plan.camera:

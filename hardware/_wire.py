@@ -155,5 +155,7 @@ def run(target: Hardware, call: Call, values: Mapping[str, Any]) -> Any:
         log.error("%s failed unexpectedly\n%s", call.name, traceback.format_exc())
         kind = type(error).__name__
         raise HardwareError(
-            f"{call.name}: {kind}: {error} (a fault in queuescope.hardware: its log has the traceback)", thing=call.name, type=kind
+            f"{call.name}: {kind}: {error} (a fault in queuescope.hardware: its log has the traceback)",
+            thing=call.name,
+            type=kind,
         ) from error
