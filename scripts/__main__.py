@@ -1,0 +1,5 @@
+"""``python -m queuescope.scripts`` is the command ``queuescope``."""
+
+from .cli import main
+
+main()

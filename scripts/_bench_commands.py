@@ -1,0 +1,35 @@
+"""``queuescope bench NAME``: measurements of this machine, one module each in ``benchmarks/``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..benchmarks import names, result_of
+from ._terminal import Json, fail, print_json, say, show
+
+
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"What to measure: {', '.join(names())}.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure this machine. Rows are medians with the lowest and highest of n repetitions."""
+    if name not in names():
+        fail(f"no benchmark {name!r}: there are {', '.join(names())}")
+    result = result_of(name, quick, lambda line: say.print(line, markup=False))
+    table = Table("case", "metric", "median", "min", "max", "n", box=None, pad_edge=False)
+    for row in result.rows:
+        table.add_row(row.case, row.metric, *(f"{x:.3g}" for x in (row.median, row.min, row.max)), str(row.n))
+    if as_json:
+        print_json(result.as_json())
+        return
+    show.print(table, soft_wrap=False)
+    for ratio, value in result.ratios.items():
+        show.print(f"{ratio}: {value:.2f}")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(bench)

@@ -1,0 +1,96 @@
+"""``queuescope demo``: the whole line once, from a start to pixels read back by UID."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ..layout import DEFAULT_SCOPE, Layout
+from . import _checks, _operation, _plan_commands, cli
+from ._children import StartError
+from ._rest import Rest, RestError
+from ._terminal import Data, Json, fail, print_json, running, say, show
+from ._up import start, stop
+
+PLAN = "acquire_volume"
+KWARGS: dict[str, Any] = {
+    "views": "both",
+    "slices": 20,
+    "step_um": 2.0,
+    "centre_piezo_um": 0.0,
+    "channels": [{"name": "gfp"}],
+}
+CATALOG_S = 120.0
+"""Longest time for the run to reach the catalog, which may have started a moment ago."""
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the microscope running afterwards.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Acquire a two-camera volume on the bundled demo diSPIM and read it back by run UID.
+
+    Starts everything (or uses what runs on this data directory), submits the plan over REST, checks every frame against the
+    checksum taken at the camera, saves a projection as PNG, and stops everything again.
+    """
+    began = time.monotonic()
+    layout = Layout(data)
+    ours = _checks.holder(layout) is None
+    if ours:
+        # The demo is a visitor: it takes any free port unless one is asked for.
+        os.environ.setdefault("QUEUESCOPE_SERVICES__HTTP__PORT", "0")
+        scope, _ = cli.settings(DEFAULT_SCOPE, data)
+        say.print(f"starting {scope.name} on {escape(str(layout.data))}")
+        try:
+            start(scope, layout, cli.tell, wait_catalog=True)
+        except StartError as error:
+            fail(str(error))
+    try:
+        facts = _acquire_and_read_back(layout)
+    finally:
+        if ours and not keep:
+            say.print("stopping")
+            stop(layout)
+    facts["seconds"] = round(time.monotonic() - began, 1)
+    if as_json:
+        print_json(facts)
+    elif keep:
+        show.print(f"still running: stop it with 'queuescope down --data {escape(str(layout.data))}'")
+
+
+def _acquire_and_read_back(layout: Layout) -> dict[str, Any]:
+    from ._read_back import ReadBackError, read_back, save_projection
+
+    runtime = running(layout)
+    if runtime["scope"] != DEFAULT_SCOPE:
+        fail(f"{runtime['scope']} runs on {layout.data}: the demo is for {DEFAULT_SCOPE}, give it another --data")
+    with Rest.of(layout, runtime) as rest:
+        outcome = _plan_commands.submit_and_follow(rest, PLAN, KWARGS, _operation.new_key())
+        if not outcome.succeeded or not outcome.run_uids:
+            fail(f"{PLAN} {outcome.exit_status}: {outcome.message}")
+        run_uid = outcome.run_uids[-1]
+        try:
+            run = rest.get(f"/api/runs/{run_uid}")
+        except RestError as error:
+            fail(str(error))
+    _plan_commands.print_run(run)
+    show.print(f"page        {_plan_commands.page(runtime['tiled'], run_uid)}")
+    try:
+        volumes = read_back(runtime["tiled"], layout.key("agent"), run, CATALOG_S)
+    except ReadBackError as error:
+        fail(str(error))
+    frames = sum(len(volume) for volume in volumes.values())
+    show.print(f"read back   {frames} frames from the catalog by UID: all equal those taken at the cameras")
+    png: Path = save_projection(volumes, layout.data / f"{run_uid}.png")
+    show.print(f"projection  {escape(str(png))}")
+    return {"run_uid": run_uid, "datasets": run["datasets"], "png": str(png), "seconds": 0.0}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(demo)

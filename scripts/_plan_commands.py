@@ -1,0 +1,185 @@
+"""``queuescope plans``, ``run``, ``show``: plans in, runs out, over REST like any other client."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..layout import Layout
+from . import _operation
+from ._operation import Outcome
+from ._rest import Rest, RestError
+from ._terminal import Data, Json, fail, print_json, running, say, show
+
+_RUN_HELP = """Submit a plan, follow it, and say how it ended.
+
+    Values are JSON, or short YAML:
+
+    [bold]queuescope run acquire_volume slices=40 views=both 'channels=[{name: gfp, exposure_ms: 5}]'[/]
+
+    Ctrl-C takes it out of the queue, or pauses and aborts it. Ends with code 0 only if the plan completed."""
+
+
+def plans(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Everything about one plan.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List the plans of this microscope with their parameters and limits."""
+    layout = Layout(data)
+    try:
+        with Rest.of(layout, running(layout)) as rest:
+            allowed: dict[str, Any] = rest.get("/api/plans/allowed")["plans_allowed"]
+    except RestError as error:
+        fail(str(error))
+    if name is not None and name not in allowed:
+        fail(f"no plan {name!r}: there are {', '.join(sorted(allowed))}")
+    if as_json:
+        print_json(allowed if name is None else allowed[name])
+    elif name is None:
+        for plan in sorted(allowed):
+            show.print(f"[bold]{plan}[/]  {escape(_first_line(allowed[plan]))}")
+            words = [_signature(p) for p in allowed[plan].get("parameters", [])]
+            show.print(f"    {escape(', '.join(words)) or 'no parameters'}")
+    else:
+        _print_plan(name, allowed[name])
+
+
+def _first_line(plan: dict[str, Any]) -> str:
+    text = str(plan.get("description") or "").strip()
+    return text.splitlines()[0] if text else ""
+
+
+def _signature(parameter: dict[str, Any]) -> str:
+    return f"{parameter['name']}={parameter['default']}" if "default" in parameter else parameter["name"]
+
+
+def _print_plan(name: str, plan: dict[str, Any]) -> None:
+    show.print(f"[bold]{name}[/]\n{escape(str(plan.get('description') or ''))}\n")
+    table = Table("parameter", "type", "default", "limits", "meaning", box=None, pad_edge=False)
+    for parameter in plan.get("parameters", []):
+        limits = [f"{parameter[bound]}" if bound in parameter else "" for bound in ("min", "max")]
+        table.add_row(
+            parameter["name"],
+            escape(_type(parameter)),
+            escape(str(parameter.get("default", "required"))),
+            f"{limits[0]} … {limits[1]}" if any(limits) else "",
+            escape(" ".join(str(parameter.get("description") or "").split())),
+        )
+    show.print(table, soft_wrap=False)
+
+
+def _type(parameter: dict[str, Any]) -> str:
+    annotation = parameter.get("annotation") or {}
+    words = str(annotation.get("type", ""))
+    for kind in ("enums", "devices", "plans"):
+        for choice, values in annotation.get(kind, {}).items():
+            words = words.replace(choice, " | ".join(map(str, values)))
+    return words.replace("typing.", "")
+
+
+def run(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="Name of a plan: see 'queuescope plans'.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Its parameters.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="K", help="Operation key; made up where not given.")
+    ] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    layout = Layout(data)
+    try:
+        kwargs = _operation.parse_arguments(arguments or [])
+    except ValueError as error:
+        fail(str(error))
+    with Rest.of(layout, running(layout)) as rest:
+        began = time.monotonic()
+        outcome = submit_and_follow(rest, plan, kwargs, key or _operation.new_key())
+        seconds = round(time.monotonic() - began, 2)
+        runs = [rest.get(f"/api/runs/{uid}") for uid in outcome.run_uids]
+    if as_json:
+        print_json({**vars(outcome), "runs": runs, "seconds": seconds})
+    else:
+        for found in runs:
+            print_run(found)
+        if outcome.result is not None:
+            show.print(f"result      {escape(str(outcome.result))}")
+    if not outcome.succeeded:
+        fail(f"{plan} {outcome.exit_status}: {outcome.message}".rstrip(": "))
+    say.print(f"[bold green]completed[/] in {seconds:.1f} s")
+
+
+def submit_and_follow(rest: Rest, plan: str, kwargs: dict[str, Any], key: str) -> Outcome:
+    """Submit a plan and show a progress bar until it ended; Ctrl-C cancels it. Fails where it is refused."""
+    try:
+        item_uid = _operation.submit(rest, plan, kwargs, key)
+    except RestError as error:
+        fail(str(error))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=say) as bars:
+        task = bars.add_task(plan, total=None)
+
+        def progress(now: _operation.Progress) -> None:
+            words = f"{plan}: waiting in the queue" if now.waiting else f"{plan}: frames on disk"
+            bars.update(task, description=words, completed=now.done, total=now.total or None)
+
+        try:
+            return _operation.follow(rest, item_uid, key, progress)
+        except KeyboardInterrupt:
+            bars.update(task, description=f"{plan}: cancelling")
+            try:
+                words = _operation.cancel(rest, item_uid)
+            except (RestError, KeyboardInterrupt) as error:
+                fail(f"{plan} was not cancelled: {error or 'interrupted'}; see 'queuescope status'", 130)
+        except RestError as error:
+            fail(f"lost sight of {plan} (key {key}): {error}; it may still run, see 'queuescope show {key}'")
+    fail(f"{plan} cancelled: {words}", 130)
+
+
+def show_run(
+    uid_or_key: Annotated[str, typer.Argument(metavar="UID|KEY", help="A run's UID or an operation's key.")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Show a run: how it ended, its files, their shapes and the frames written."""
+    layout = Layout(data)
+    with Rest.of(layout, running(layout)) as rest:
+        try:
+            outcome = _operation.find_outcome(rest, None, uid_or_key)
+            uids = [uid_or_key] if outcome is None else outcome.run_uids
+            runs = [rest.get(f"/api/runs/{uid}") for uid in uids]
+        except RestError as error:
+            fail(str(error))
+    if as_json:
+        print_json(runs[0] if outcome is None else {**vars(outcome), "runs": runs})
+        return
+    if outcome is not None:
+        show.print(f"key         {outcome.key}\noutcome     {outcome.exit_status} {escape(outcome.message)}".rstrip())
+    for found in runs:
+        print_run(found)
+
+
+def print_run(found: dict[str, Any]) -> None:
+    """A run as ``GET /api/runs/{uid}`` gives it."""
+    show.print(f"run         [bold]{found['uid']}[/]  ({found['status']})")
+    for dataset in found["datasets"]:
+        shape = " × ".join(str(n) for n in dataset["shape"])
+        show.print(f"  [bold]{dataset['name']}[/]: {dataset['frames_written']} frames, {shape} {dataset['dtype']}")
+        show.print(f"    file     {escape(dataset['path'])}")
+        show.print(f"    catalog  {escape(str(dataset['tiled']))}")
+
+
+def page(tiled: str, run_uid: str) -> str:
+    """Address of a run's page in Tiled's web interface."""
+    return f"{tiled.removesuffix('/api/v1')}/ui/browse/{run_uid}"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(plans)
+    app.command(help=_RUN_HELP)(run)
+    app.command("show")(show_run)

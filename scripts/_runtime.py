@@ -1,0 +1,87 @@
+"""What runs now, for everybody: ``runtime.json``, and the supervisor's own account for `queuescope status`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..layout import Layout
+
+PIDS = ("supervisor", "valkey", "tiled", "watchdog", "manager", "worker", "http", "courier", "hardware")
+
+
+def write_atomically(path: Path, tree: Any) -> None:
+    """Replace a JSON file at once: a reader sees the old one or the new one."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def server_id(layout: Layout) -> str:
+    """UUID of this data directory, made once: a client recognises its server by it."""
+    path = layout.services / "server_id"
+    if not path.is_file():
+        draft = path.with_name(f".server_id.{secrets.token_hex(4)}")
+        draft.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
+        os.replace(draft, path)
+    return path.read_text(encoding="ascii").strip()
+
+
+class QueueserverPids:
+    """Finds queueserver's manager and worker: forked children of the watchdog, told apart by the control socket."""
+
+    def __init__(self, control: str) -> None:
+        self._control = control
+        self._known: tuple[frozenset[int], int | None, int | None] = (frozenset(), None, None)
+
+    def pids(self, watchdog: int | None) -> tuple[int | None, int | None]:
+        """Pids of manager and worker, None where there is none."""
+        try:
+            process = psutil.Process(watchdog) if watchdog else None
+            same = process.cmdline() if process else []
+            children = [p for p in process.children() if p.cmdline() == same] if process else []
+        except psutil.NoSuchProcess:
+            children = []
+        pids = frozenset(p.pid for p in children if p.status() != psutil.STATUS_ZOMBIE)
+        known, manager, worker = self._known
+        if pids != known or manager is None:
+            manager = next((p.pid for p in children if p.pid in pids and self._listens(p)), None)
+            others = [p for p in children if p.pid in pids and p.pid != manager]
+            worker = max(others, key=lambda p: p.create_time()).pid if manager and others else None
+            self._known = (pids, manager, worker)
+        return manager, worker
+
+    def _listens(self, process: psutil.Process) -> bool:
+        kind, _, address = self._control.partition("://")
+        try:
+            if kind == "ipc":
+                return any(c.laddr == address for c in process.net_connections("unix"))
+            port = int(address.rpartition(":")[2])
+            return any(
+                c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN
+                for c in process.net_connections("tcp")
+            )
+        except psutil.NoSuchProcess:
+            return False
+
+
+def memory(pid: int) -> tuple[int, int] | None:
+    """Resident bytes of a process, and its proportional share (pages shared after a fork counted once); None when gone.
+
+    Where the system can't tell the share (macOS), both are the resident bytes.
+    """
+    try:
+        process = psutil.Process(pid)
+        rss = process.memory_info().rss
+        try:
+            return rss, getattr(process.memory_full_info(), "pss", rss)
+        except psutil.AccessDenied:
+            return rss, rss
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,62 @@
+"""What every command shares: where it prints, how it fails, which data directory it means."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from ..layout import DATA_ENV, DEFAULT_DATA, SCOPE_ENV, Layout
+
+say = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Progress and errors, for people: standard error, so that standard output holds facts only."""
+show = Console(highlight=False, soft_wrap=True)
+"""Facts."""
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        envvar=DATA_ENV,
+        show_envvar=True,
+        help=f"Data directory of the stack. Default: {DEFAULT_DATA}/ in the working directory.",
+    ),
+]
+ScopeName = Annotated[
+    str,
+    typer.Option(
+        "--scope",
+        metavar="NAME|PATH",
+        envvar=SCOPE_ENV,
+        show_envvar=True,
+        help="The microscope: a bundled one (demo-dispim) or the path of your scope.yml.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print facts as one line of JSON, for programs.")]
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say what went wrong and end with a code other than 0."""
+    say.print("[bold red]error:[/]", end=" ")
+    say.print(message, markup=False)
+    raise typer.Exit(code)
+
+
+def print_json(tree: Any) -> None:
+    """One line on standard output."""
+    sys.stdout.write(json.dumps(tree) + "\n")
+    sys.stdout.flush()
+
+
+def running(layout: Layout) -> dict[str, Any]:
+    """``runtime.json`` of the stack on this data directory; fails where none runs."""
+    from ._checks import holder
+
+    runtime = layout.runtime() if holder(layout) is not None else None
+    if runtime is None:
+        fail(f"no stack runs on {layout.data}: start it with 'queuescope up', or name its data directory with --data")
+    return runtime
