@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from ..config import Axis, Scope
 from ._deadlines import travel_s
 from ._errors import DeviceError, HardwareError, HardwareTimeout, LimitError, ReadbackError, UnknownNameError
-from ._mmcore import Core
+from ._mmcore import Core, Deadline
 
 MICROMETRES = {"um": 1.0, "mm": 1000.0, "deg": 1.0}
 """MMCore's stage unit (µm, or whatever the device counts) for one of the scope's units."""
@@ -43,11 +43,11 @@ class _Drive:
             raise DeviceError(f"{self.name} ({self.label}) reads {positions}, which is not finite", thing=self.name)
         return positions
 
-    def send(self, targets: Mapping[str, float]) -> None:
+    def send(self, targets: Mapping[str, float], deadline: Deadline) -> None:
         """Start a move. A component without a target keeps its last one while it is still there: a stage that rounds
         down would otherwise creep with every move of the other component.
         """
-        self.core.wait(self.name, self.label, travel_s(self.axes))
+        self.core.wait(self.name, self.label, deadline)
         aim = tuple(targets.get(axis.name, math.nan) for axis in self.axes)
         if any(math.isnan(a) for a in aim):
             here = self.read()
@@ -67,20 +67,20 @@ class _Drive:
             return self._aim[component]
         return here
 
-    def arrive(self, targets: Mapping[str, float], stops: int) -> dict[str, float]:
+    def arrive(self, targets: Mapping[str, float], stops: int, deadline: Deadline) -> dict[str, float]:
         """Wait for the move and return the readbacks of the axes that had a target."""
         try:
-            self.core.wait(self.name, self.label, travel_s(self.axes))
+            self.core.wait(self.name, self.label, deadline)
         except HardwareTimeout:
             self.stop()
             raise
-        deadline = time.monotonic() + SETTLE_S
+        settled = Deadline(SETTLE_S)
         while True:
             got = dict(zip((axis.name for axis in self.axes), self.read(), strict=True))
             missed = [a for a in self.axes if a.name in targets and abs(got[a.name] - targets[a.name]) > a.tolerance]
             if not missed:
                 return {name: got[name] for name in targets}
-            if self.stops != stops or time.monotonic() > deadline:
+            if self.stops != stops or settled.passed:
                 axis = missed[0]
                 why = "was stopped" if self.stops != stops else "stands"
                 raise ReadbackError(
@@ -104,6 +104,7 @@ class Axes:
     """All axes of the scope, by name."""
 
     def __init__(self, core: Core, scope: Scope) -> None:
+        self._core = core
         self.by_name = scope.axes()
         self._drives: dict[str, _Drive] = {}
         for device, part in scope.of_kind("stage", "xy_stage", "galvo").items():
@@ -170,13 +171,14 @@ class Axes:
         with ExitStack() as held:
             for device in devices:
                 held.enter_context(self._drives[device].lock)
+            deadline = self._core.deadline(travel_s(self.by_name[name] for name in checked))
             stops = {device: self._drives[device].stops for device in devices}
             parts = {d: {n: t for n, t in checked.items() if self.by_name[n].device == d} for d in devices}
             for device in devices:
-                self._drives[device].send(parts[device])
+                self._drives[device].send(parts[device], deadline)
             arrived: dict[str, float] = {}
             for device in devices:
-                arrived.update(self._drives[device].arrive(parts[device], stops[device]))
+                arrived.update(self._drives[device].arrive(parts[device], stops[device], deadline))
         return {name: arrived[name] for name in checked}
 
     def stop(self, names: Iterable[str] | None) -> None:

@@ -38,7 +38,7 @@ class Cameras:
         self._core, self._scope, self._lights, self._optics = core, scope, lights, optics
         self._cameras: dict[str, Camera] = scope.of_kind("camera")
         self._lock = threading.RLock()
-        self._lock_s = core.call_timeout_s + max((c.exposure_ms[1] for c in self._cameras.values()), default=0) / 1000
+        self._exposure_s = max((camera.exposure_ms[1] for camera in self._cameras.values()), default=0) / 1000
 
     def camera(self, name: str) -> Camera:
         """The camera of this name.
@@ -106,11 +106,11 @@ class Cameras:
                 self._set_exposure(name, label, exposure_ms)
             return self.state(name)
 
-    def state(self, name: str) -> CameraState:
+    def state(self, name: str, patience_s: float | None = None) -> CameraState:
         """The camera as it reads now."""
         camera = self.camera(name)
         mm, ask = self._core.mm, self._core.ask
-        with self._current(name):
+        with self._current(name, patience_s):
             dtype = self._dtype(name)
             binning = _binning(ask(name, mm.getProperty, camera.label, "Binning"))
             x, y, width, height = (int(n) * binning for n in ask(name, mm.getROI, camera.label))
@@ -198,12 +198,13 @@ class Cameras:
         return self._cameras[name].pixel_um
 
     @contextmanager
-    def _current(self, name: str) -> Iterator[None]:
-        """Hold MMCore's one current camera."""
+    def _current(self, name: str, patience_s: float | None = None) -> Iterator[None]:
+        """Hold MMCore's one current camera; ``patience_s`` is how long to wait while a frame is taken elsewhere."""
         label = self.camera(name).label
-        if not self._lock.acquire(timeout=self._lock_s):
+        limit = self._exposure_s + (self._core.call_timeout_s if patience_s is None else patience_s)
+        if not self._lock.acquire(timeout=limit):
             raise HardwareTimeout(
-                f"{name}: another camera has not answered for {self._lock_s:.1f} s", thing=name, limit=self._lock_s
+                f"{name}: a camera has been busy for {limit:.1f} s, longer than any exposure", thing=name, limit=limit
             )
         try:
             if self._core.mm.getCameraDevice() != label:

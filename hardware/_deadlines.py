@@ -38,6 +38,8 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
     match name:
         case "move":
             return travel_s(axes[target] for target in values["targets"] if target in axes)
+        case "state":
+            return sum(1 + camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())
         case "snap":
             return 2 * exposure_s(
                 scope, values["camera"], values["settings"]

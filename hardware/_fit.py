@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..config import Property, Scope, Switch, Temperature
+from ..config import Light, Property, Scope, Switch, Temperature
 from ._errors import ConfigurationError
 from ._mmcore import Core, same
 
@@ -66,7 +66,7 @@ class _Fit:
                 yield self._no_label(f"{where}.label", device.label)
                 continue
             wanted = TYPES.get(device.kind)
-            got = self._mm.getDeviceType(device.label).name
+            got = self._core.device_type(device.label)
             if wanted and got not in wanted:
                 yield (
                     f"{where}.label",
@@ -101,6 +101,7 @@ class _Fit:
             yield from self._switch(f"{where}.gate", light.gate)
             if light.emission is not None:
                 yield from self._switch(f"{where}.emission", light.emission)
+            yield from self._refreshed(where, light)
             power = light.power
             if power.label not in self._loaded:
                 yield self._no_label(f"{where}.power.label", power.label)
@@ -116,6 +117,18 @@ class _Fit:
                         f"limits_pct reach {asked:g}, but {power.label}.{power.property} ends at {top:g}: correct"
                         " full_scale or limits_pct",
                     )
+
+    def _refreshed(self, where: str, light: Light) -> Iterator[tuple[str, str]]:
+        """ASI's adapters answer from a cache unless told otherwise: such a readback verifies nothing."""
+        label, name = light.gate.label, "RefreshPropertyValues"
+        if light.verify != "refresh" or label not in self._loaded or not self._mm.hasProperty(label, name):
+            return
+        if self._mm.getProperty(label, name) == "No":
+            yield (
+                f"{where}.verify",
+                f"{label} answers from a cache ({name} is No): set {label}.{name} to Yes in the configuration, or say"
+                " verify: none",
+            )
 
     def _switch(self, where: str, switch: Switch) -> Iterator[tuple[str, str]]:
         if switch.label not in self._loaded:
@@ -141,7 +154,7 @@ class _Fit:
                     )
                     yield f"{where}.preset", f"[{group}, {preset}] is not in the configuration; {has}"
                 else:
-                    for label, prop, _ in self._mm.getConfigData(group, preset):
+                    for label, prop, _ in self._core.preset(group, preset):
                         if label in guarded:
                             yield (
                                 f"{where}.preset",
@@ -158,7 +171,7 @@ class _Fit:
                 yield from self._state_label(f"objectives.{name}.label", turret, device.label, objective.label)
 
     def _state_label(self, where: str, device: str, label: str, wanted: str) -> Iterator[tuple[str, str]]:
-        if label in self._loaded and self._mm.getDeviceType(label).name == "StateDevice":
+        if label in self._loaded and self._core.device_type(label) == "StateDevice":
             known = list(self._mm.getStateLabels(label))
             if wanted not in known:
                 yield where, f"{device} ({label}) has no label {wanted!r}; it has {known}"

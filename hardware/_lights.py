@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,10 @@ from ._surface import LightOff, LightState, Verification
 
 POWER_TOLERANCE = 0.0005
 """Allowed difference of a power's readback, as a share of full scale."""
+
+
+OFF_S = 2.0
+"""Switching off waits no longer than this for a light that doesn't answer."""
 
 
 class Lights:
@@ -100,12 +105,28 @@ class Lights:
                 self._close(name)
 
     def all_off(self, emission: bool) -> tuple[LightOff, ...]:
-        """Close every gate; never raises, and never waits for a call that hangs in another thread."""
-        return tuple(self._off(name, light, emission) for name, light in self._lights.items())
+        """Close every gate. Each light is a step of its own, in a thread of its own: none that fails, nor one that
+        hangs, keeps the next from being tried. Never raises.
+        """
+        outcomes: dict[str, LightOff] = {}
+
+        def switch_off(name: str, light: Light) -> None:
+            outcomes[name] = self._off(name, light, emission)
+
+        steps = {
+            name: threading.Thread(target=switch_off, args=(name, light), name=f"{name}-off", daemon=True)
+            for name, light in self._lights.items()
+        }
+        for step in steps.values():
+            step.start()
+        deadline = time.monotonic() + OFF_S
+        for step in steps.values():
+            step.join(max(0.0, deadline - time.monotonic()))
+        return tuple(outcomes.get(name) or _unanswered(name) for name in self._lights)
 
     def _off(self, name: str, light: Light, emission: bool) -> LightOff:
         problems = []
-        held = self._locks[name].acquire(timeout=1.0)
+        held = self._locks[name].acquire(timeout=OFF_S / 2)  # whoever holds it may hang: then without it
         try:
             switches = [light.gate, light.emission] if emission else [light.gate]
             for switch in switches:
@@ -166,3 +187,8 @@ class Lights:
     @staticmethod
     def _verification(light: Light) -> Verification:
         return Verification.VERIFIED if light.verify == "refresh" else Verification.ASSUMED
+
+
+def _unanswered(name: str) -> LightOff:
+    why = f"no answer within {OFF_S:g} s: the light may still be ON"
+    return LightOff(light=name, off=False, state=Verification.ASSUMED, error=why)

@@ -22,6 +22,7 @@ from ._fit import check_fit
 from ._lights import Lights
 from ._mmcore import Core, import_mmcore
 from ._optics import Optics
+from ._ownership import Ownership
 from ._recorder import Recorder
 from ._surface import (
     CameraState,
@@ -36,6 +37,10 @@ from ._surface import (
 )
 
 log = logging.getLogger("queuescope.hardware")
+
+
+STEP_S = 1.5
+"""At the end no step waits longer than this for something that hangs."""
 
 
 class Microscope:
@@ -53,11 +58,16 @@ class Microscope:
         """
         self._scope, self._mode = scope, mode
         self._instance, self._started_at = str(uuid.uuid4()), time.time()
+        self._closing = threading.Lock()
         self._closed = False
-        self._changing = threading.RLock()
-        layout.logs.mkdir(parents=True, exist_ok=True)
-        adapters = find_adapters(scope)
-        self._core = Core(adapters.folder, layout.logs / "mmcore.log", scope.micromanager.call_timeout_s)
+        self._starting = threading.Lock()
+        self._ownership = Ownership(layout)
+        try:
+            adapters = find_adapters(scope)
+            self._core = Core(adapters.folder, layout.logs / "mmcore.log", scope.micromanager.call_timeout_s)
+        except BaseException:
+            self._ownership.release()
+            raise
         try:
             load_configuration(self._core, scope, adapters)
             check_fit(self._core, scope)
@@ -69,6 +79,7 @@ class Microscope:
                 raise DeviceError(f"lights could not be switched off at start: {told}", thing=burning[0].light)
         except BaseException:
             self._core.close()
+            self._ownership.release()
             raise
         self._axes = Axes(self._core, scope)
         self._optics = Optics(self._core, scope)
@@ -78,28 +89,35 @@ class Microscope:
     def close(self) -> tuple[tuple[LightOff, ...], list[RecordingState]]:
         """Stop motion and recordings, lights and emissions off, files finished, devices unloaded: each in its own step.
 
-        Returns the outcome for each light and the recordings that were still open.
+        Returns the outcome for each light and the recordings that were still open; nothing at a second call.
         """
-        if self._closed:
-            return (), []
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return (), []
+            self._closed = True
         self._recorder.interrupt("the hardware is shutting down")
+        motion = threading.Thread(target=self._stop_motion, name="stop-motion", daemon=True)
+        motion.start()
+        self._lights.all_off(emission=True)
+        motion.join(STEP_S)
+        ended = self._recorder.close(STEP_S)
+        off = self._lights.all_off(emission=True)  # again: a frame in hand may have opened its gate meanwhile
+        self._core.close()
+        self._ownership.release()
+        return off, ended
+
+    def _stop_motion(self) -> None:
         try:
             self._axes.stop(None)
         except HardwareError as error:
             log.error("%s", error)
-        self._lights.all_off(emission=True)
-        ended = self._recorder.close(limit_s=2.0)
-        off = self._lights.all_off(emission=True)  # again: a volume may have opened a gate before it saw the end
-        self._core.close()
-        return off, ended
 
     def info(self) -> HardwareInfo:
-        import_version = import_mmcore().__version__
+        self._alive()
         versions = {
-            "mmcore": self._core.mm.getVersionInfo(),
+            "mmcore": self._core.mm.getVersionInfo().removeprefix("MMCore version "),
             "device_interface": self._core.mm.getAPIVersionInfo(),
-            "pymmcore_plus": import_version,
+            "pymmcore_plus": import_mmcore().__version__,
             "queuescope": __version__,
         }
         return HardwareInfo(
@@ -121,7 +139,7 @@ class Microscope:
         cameras: dict[str, CameraState] = {}
         for name in self._scope.of_kind("camera"):
             try:
-                cameras[name] = self._cameras.state(name)
+                cameras[name] = self._cameras.state(name, patience_s=1.0)
             except HardwareError as error:
                 errors[name] = str(error)
         lights: dict[str, LightState] = {}
@@ -210,7 +228,7 @@ class Microscope:
         return self._recorder.record_frame(recording, settings)
 
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
-        with self._changing:
+        with self._starting:
             self._idle("start_volume")
             return self._recorder.start_volume(recording, program)
 

@@ -11,12 +11,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._errors import DeviceError, HardwareTimeout, ReadbackError
-
-if TYPE_CHECKING:
-    from pymmcore_plus import CMMCorePlus
 
 _REFUSALS = (RuntimeError, ValueError, MemoryError, IndexError, UnicodeDecodeError)
 """What MMCore's errors arrive as."""
@@ -33,22 +30,44 @@ def import_mmcore() -> Any:
     return pymmcore_plus
 
 
+class Deadline:
+    """A point in time, and how far away it was."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._at = time.monotonic() + limit_s
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() > self._at
+
+
 class Core:
     """The one MMCore of this process."""
 
     def __init__(self, adapters: Path, log_file: Path, call_timeout_s: float) -> None:
-        self.mm: CMMCorePlus = import_mmcore().CMMCorePlus(mm_path=str(adapters), adapter_paths=[str(adapters)])
+        core_class = import_mmcore().CMMCorePlus
+        self._plus = core_class(mm_path=str(adapters), adapter_paths=[str(adapters)])
+        below_plus: Any = super(core_class, self._plus)
+        self.mm = below_plus
+        """MMCore below pymmcore-plus's signals, which read a property twice more for every write."""
+        self.mm.registerCallback(None)  # nobody listens, and a core that calls back aborts the interpreter's exit
         self.mm.setPrimaryLogFile(str(log_file))
         self.mm.enableStderrLog(False)
         self.adapters = adapters
         self.call_timeout_s = call_timeout_s
 
     def close(self) -> None:
-        """Unload every device and detach the callbacks (a core that still calls back aborts the interpreter's exit)."""
-        try:
-            self.mm.unloadAllDevices()
-        finally:
-            super(type(self.mm), self.mm).registerCallback(None)
+        """Unload every device."""
+        self.mm.unloadAllDevices()
+
+    def preset(self, group: str, name: str) -> list[tuple[str, str, str]]:
+        """Device, property and value of each entry of a configuration preset."""
+        return [tuple(setting) for setting in self._plus.getConfigData(group, name)]
+
+    def device_type(self, label: str) -> str:
+        """``StageDevice``, ``CameraDevice`` …"""
+        return self._plus.getDeviceType(label).name
 
     def ask(self, thing: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call MMCore for the device named ``thing``.
@@ -64,23 +83,27 @@ class Core:
             words = " ".join(str(error).split())
             raise DeviceError(f"{thing}: {words} (Micro-Manager, {function.__name__})", thing=thing) from error
 
-    def wait(self, thing: str, label: str, allowance_s: float = 0.0) -> None:
+    def deadline(self, allowance_s: float = 0.0) -> Deadline:
+        """``call_timeout_s`` plus ``allowance_s`` from now."""
+        return Deadline(self.call_timeout_s + allowance_s)
+
+    def wait(self, thing: str, label: str, deadline: Deadline | None = None) -> None:
         """Wait until this device is idle.
 
         Raises
         ------
         HardwareTimeout
-            After ``call_timeout_s`` plus ``allowance_s``.
+            At the deadline; by default ``call_timeout_s`` from now.
         """
-        limit = self.call_timeout_s + allowance_s
-        deadline = time.monotonic() + limit
+        deadline = deadline or self.deadline()
         pause = 0.0005
         while self.ask(thing, self.mm.deviceBusy, label):
-            if time.monotonic() > deadline:
+            if deadline.passed:
                 raise HardwareTimeout(
-                    f"{thing} ({label}) is still busy after {limit:.1f} s (micromanager.call_timeout_s and its travel)",
+                    f"{thing} ({label}) is still busy after {deadline.limit_s:.1f} s (micromanager.call_timeout_s and its"
+                    " travel)",
                     thing=thing,
-                    limit=limit,
+                    limit=deadline.limit_s,
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.01)
@@ -138,7 +161,7 @@ class Core:
         ReadbackError
             Where it does not.
         """
-        whole = self.ask(thing, self.mm.getPropertyType, label, name).name == "Integer"
+        whole = self._plus.getPropertyType(label, name).name == "Integer"
         text = str(round(value)) if whole else f"{value:.6g}"
         self.ask(thing, self.mm.setProperty, label, name, text)
         self.wait(thing, label)

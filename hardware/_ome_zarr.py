@@ -23,6 +23,9 @@ from ._surface import DatasetPlan
 PAGE = 4096
 """Direct writes need this alignment of address and length."""
 
+PREPARED = 10_000
+"""Folders of this many chunks are made beforehand; those of later ones when they come."""
+
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 _NO_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
 
@@ -72,11 +75,11 @@ class DatasetFiles:
         (self.path / "0").mkdir()
         write_json(self.path / "zarr.json", self._group())
         self.set_frames(self.plan.frames or 0)
-        for index in range(self.plan.frames or 0):
+        (self.path / "0" / "c").mkdir()
+        for index in range(min(self.plan.frames or 0, PREPARED)):
             self._folder(index).mkdir(parents=True)
-        _sync_folder(self.path / "0" / "c" if self.plan.frames else self.path / "0")
-        _sync_folder(self.path)
-        _sync_folder(self.path.parent)
+        for folder in (self.path / "0" / "c", self.path / "0", self.path, self.path.parent):
+            _sync_folder(folder)
 
     def discard(self) -> None:
         """Take back what `create` made, when a sibling could not be made."""
@@ -84,9 +87,9 @@ class DatasetFiles:
         shutil.rmtree(self.path, ignore_errors=True)
         self.frames_jsonl.unlink(missing_ok=True)
 
-    def set_frames(self, frames: int) -> None:
+    def set_frames(self, frames: int, durable: bool = True) -> None:
         """Write the array's metadata for this many frames, atomically."""
-        write_json(self.path / "0" / "zarr.json", self._array(frames))
+        write_json(self.path / "0" / "zarr.json", self._array(frames), durable)
 
     def write(self, index: int, frame: np.ndarray, buffer: DirectBuffer) -> str:
         """Write one frame; returns its checksum, taken before writing, when the bytes are durable.
@@ -100,19 +103,19 @@ class DatasetFiles:
         data = pixels.data.cast("B")
         checksum = f"xxh3_128:{xxhash.xxh3_128_hexdigest(data)}"
         folder = self._folder(index)
-        if self.plan.frames is None:
-            folder.mkdir(parents=True)
         draft, chunk = folder / ".0", folder / "0"
         try:
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                _sync_folder(folder.parent)
+                _sync_folder(folder.parent.parent)
             descriptor = self._written(draft, data, buffer)
             try:
-                os.replace(draft, chunk)
                 _sync(descriptor)
             finally:
                 os.close(descriptor)
+            os.replace(draft, chunk)
             _sync_folder(folder)
-            if self.plan.frames is None:
-                _sync_folder(folder.parent.parent)
         except OSError:
             draft.unlink(missing_ok=True)
             chunk.unlink(missing_ok=True)
@@ -209,15 +212,17 @@ class DatasetFiles:
         }
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a file atomically and durably."""
+def write_json(path: Path, content: dict[str, Any], durable: bool = True) -> None:
+    """Replace a file atomically."""
     draft = path.with_name(f".{path.name}.draft")
     with open(draft, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     os.replace(draft, path)
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _write_all(descriptor: int, data: memoryview, path: Path) -> None:
@@ -234,7 +239,7 @@ def _sync(descriptor: int) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make new names in a folder durable, where the system has that (Windows syncs names with the file)."""
+    """Make the names in a folder durable, where the system has that (Windows syncs names with the file)."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)

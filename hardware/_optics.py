@@ -118,7 +118,7 @@ class Optics:
         with self._lock:
             if part.preset is not None:
                 thing = f"channels.{channel}"
-                entries = self._core.ask(thing, self._core.mm.getConfigData, *part.preset)
+                entries = self._core.ask(thing, self._core.preset, *part.preset)
                 for label, name, value in entries:
                     self._core.write_exactly(thing, label, name, value)
             filter_wheel = self._scope.filter_of(part)

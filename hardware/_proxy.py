@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import Pyro5.client
@@ -15,7 +16,7 @@ from ..layout import Layout
 from ._address import Address, address_of
 from ._calls import HardwareCalls
 from ._deadlines import REPLY_S, allowance_s
-from ._errors import ConfigurationError, HardwareError, HardwareGoneError, HardwareTimeout
+from ._errors import ConfigurationError, HardwareError, HardwareGoneError, HardwareTimeout, NotAllowedError
 from ._wire import Call
 
 CONNECT_S = 5.0
@@ -23,12 +24,13 @@ CONNECT_S = 5.0
 
 
 class ProxyHardware(HardwareCalls):
-    """`Hardware` over Pyro5. Each thread gets a connection of its own, since a Pyro proxy belongs to one thread."""
+    """`Hardware` over Pyro5, for any number of threads: each call borrows a connection, which is one thread's meanwhile."""
 
     def __init__(self, scope: Scope, address: Address, key: str) -> None:
         self._scope, self._address, self._key = scope, address, key
-        self._own = threading.local()
-        self._all: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._idle: list[Any] = []
+        self._busy: dict[int, Any] = {}
         self._closed = False
 
     def _carry(self, call: Call, values: dict[str, Any]) -> Any:
@@ -45,12 +47,9 @@ class ProxyHardware(HardwareCalls):
         HardwareGoneError
             Where the process is not there or went away meanwhile.
         """
-        if self._closed:
-            raise HardwareGoneError("this connection to the hardware was closed: connect again", thing="hardware")
         try:
-            proxy = self._proxy()
-            proxy._pyroTimeout = limit_s
-            return proxy._pyroInvoke("call", (name, payload), {})
+            with self._connection(limit_s) as connection:
+                return connection._pyroInvoke("call", (name, payload), {})
         except Pyro5.errors.TimeoutError:
             raise HardwareTimeout(
                 f"{name} got no reply from the hardware process within {limit_s:.1f} s (micromanager.call_timeout_s"
@@ -59,7 +58,11 @@ class ProxyHardware(HardwareCalls):
                 limit=limit_s,
             ) from None
         except (Pyro5.errors.CommunicationError, OSError) as error:
-            self._forget()
+            self._drop_idle()
+            if "rejected" in str(error):
+                raise NotAllowedError(
+                    f"the hardware process at {self._address} refused us: {error}", thing=name
+                ) from None
             raise HardwareGoneError(
                 f"{name}: the hardware process at {self._address} is gone ({error or type(error).__name__}); what became of"
                 " the call is unknown",
@@ -69,28 +72,53 @@ class ProxyHardware(HardwareCalls):
         except Pyro5.errors.PyroError as error:
             raise HardwareError(f"{name}: {type(error).__name__}: {error}", thing=name) from error
 
-    def _proxy(self) -> Any:
-        proxy = getattr(self._own, "proxy", None)
-        if proxy is None:
-            proxy = Pyro5.client.Proxy(self._address.uri)
-            proxy._pyroSerializer = "msgpack"
-            proxy._pyroHandshake = self._key
-            proxy._pyroTimeout = CONNECT_S
-            proxy._pyroBind()
-            self._own.proxy = proxy
-            self._all.add(proxy)
+    @contextmanager
+    def _connection(self, limit_s: float) -> Iterator[Any]:
+        with self._lock:
+            if self._closed:
+                raise HardwareGoneError("this connection to the hardware was closed: connect again", thing="hardware")
+            proxy = self._idle.pop() if self._idle else self._new()
+            self._busy[id(proxy)] = proxy
+        try:
+            proxy._pyroClaimOwnership()
+            if proxy._pyroConnection is None:
+                proxy._pyroTimeout = CONNECT_S
+                proxy._pyroBind()
+            proxy._pyroTimeout = limit_s
+            yield proxy
+        finally:
+            with self._lock:
+                del self._busy[id(proxy)]
+                if proxy._pyroConnection is not None and not self._closed:
+                    self._idle.append(proxy)
+
+    def _drop_idle(self) -> None:
+        """The other connections lead to the same dead process."""
+        with self._lock:
+            stale, self._idle = self._idle, []
+        for proxy in stale:
+            _hang_up(proxy)
+
+    def _new(self) -> Any:
+        proxy = Pyro5.client.Proxy(self._address.uri)
+        proxy._pyroSerializer = "msgpack"
+        proxy._pyroHandshake = self._key
         return proxy
 
-    def _forget(self) -> None:
-        self._own.proxy = None
-
     def close(self) -> None:
-        """Close this client's connections; the hardware goes on."""
-        self._closed = True
-        for proxy in list(self._all):
-            connection = proxy._pyroConnection  # _pyroRelease is the owner thread's alone
-            if connection is not None:
-                connection.close()
+        """Close this client's connections; the hardware goes on. A call under way in another thread ends as gone."""
+        with self._lock:
+            self._closed = True
+            proxies = [*self._idle, *self._busy.values()]
+            self._idle.clear()
+        for proxy in proxies:
+            _hang_up(proxy)
+
+
+def _hang_up(proxy: Any) -> None:
+    connection = proxy._pyroConnection
+    if connection is not None:
+        connection.close()
 
 
 def find_hardware(scope: Scope, layout: Layout, timeout_s: float) -> ProxyHardware:
@@ -107,11 +135,11 @@ def find_hardware(scope: Scope, layout: Layout, timeout_s: float) -> ProxyHardwa
     deadline = time.monotonic() + timeout_s
     pause = 0.02
     while True:
-        hardware = ProxyHardware(scope, address, layout.key("hardware"))
+        hardware = ProxyHardware(scope, address, _key(layout))
         try:
             info = hardware.info()
             break
-        except HardwareGoneError as error:
+        except (HardwareGoneError, HardwareTimeout) as error:
             hardware.close()
             if time.monotonic() + pause > deadline:
                 raise HardwareGoneError(
@@ -131,3 +159,11 @@ def find_hardware(scope: Scope, layout: Layout, timeout_s: float) -> ProxyHardwa
             value=info.scope,
         )
     return hardware
+
+
+def _key(layout: Layout) -> str:
+    """The process's key; empty before it has made one (or its copy was put here, where it runs elsewhere)."""
+    try:
+        return layout.key_file("hardware").read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""

@@ -102,6 +102,7 @@ class Recorder:
                 frame = self._cameras.take(recording.datasets[name].plan.camera, one)
                 self._record(recording, name, frame, position)
         except Exception as error:
+            recording.drain(DISK_S)  # frames taken before are good
             recording.fail(str(error))
             raise
         limit_s = self._scope.micromanager.call_timeout_s + DISK_S
@@ -172,9 +173,9 @@ class Recorder:
         return self._volume is not None and self._volume.running
 
     def interrupt(self, why: str) -> None:
-        """Tell a running volume to end; doesn't wait."""
+        """Tell a running volume to end with its axes where they are; doesn't wait."""
         if self._volume is not None:
-            self._volume.stop(why)
+            self._volume.stop(why, hold=True)
 
     def close(self, limit_s: float) -> list[RecordingState]:
         """End and close every recording, each in its own step; returns those that were open."""

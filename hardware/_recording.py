@@ -37,7 +37,7 @@ class Dataset:
             self.checksums.append(line["checksum"])
             self.written += 1
         if self.plan.frames is None:
-            self.files.set_frames(self.written)
+            self.files.set_frames(self.written, durable=False)  # frames.jsonl is the truth; `finish` makes it durable
 
     def state(self, ended: bool) -> DatasetState:
         height, width = self.files.frame_shape
@@ -64,6 +64,7 @@ class Recording:
         self.phase: Phase = "open"
         self.error: str | None = None
         self.in_flight = 0
+        self._why: str | None = None
         self._version = 0
 
     def state(self) -> RecordingState:
@@ -89,15 +90,17 @@ class Recording:
             return self.state()
 
     def fail(self, why: str) -> None:
-        """Nothing more may come; the first reason stays. The counts are those of this moment until `counted` renews them."""
+        """Nothing more may come, and frames still on their way are dropped: `drain` first where they are good.
+
+        The first reason stays. A running volume stays ``running`` until it has ended.
+        """
         with self.changed:
             if self._why is None and self.phase != "closed":
                 self._why = why
-                self.phase = "failed" if self.phase != "running" else self.phase
                 self.error = self._told()
+                if self.phase != "running":
+                    self.phase = "failed"
                 self.touch()
-
-    _why: str | None = None
 
     @property
     def failed(self) -> bool:

@@ -9,8 +9,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import Pyro5
@@ -20,7 +18,7 @@ import Pyro5.server
 from ..config import Scope
 from ..layout import Layout
 from ._address import OBJECT, Address, address_of
-from ._errors import ConfigurationError, HardwareError
+from ._errors import ArgumentError, ConfigurationError, HardwareError
 from ._microscope import Microscope
 from ._wire import call_named, packed_error, run
 
@@ -40,8 +38,10 @@ class Endpoint:
     def call(self, name: str, payload: bytes) -> bytes:
         """Carry out a call of the surface; every outcome, errors included, is the reply."""
         try:
-            call = call_named(str(name))
-            return call.pack_result(run(self._microscope, call, call.unpack_arguments(bytes(payload))))
+            call = call_named(name)
+            if not isinstance(payload, bytes | bytearray):
+                raise ArgumentError(f"{name}: the payload is {type(payload).__name__}, not bytes", thing=name)
+            return call.pack_result(run(self._microscope, call, call.unpack_arguments(payload)))
         except HardwareError as error:
             return packed_error(error)
         except Exception as error:
@@ -61,33 +61,6 @@ class _Daemon(Pyro5.server.Daemon):
                 "the key of the hardware process is wrong: use the same data directory (keys/hardware)"
             )
         return "queuescope"
-
-
-class SocketLock:
-    """Held as long as the process lives, so that a socket file without its lock is a dead process's."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = open(path, "a+", encoding="ascii")  # noqa: SIM115 (held, not read)
-        try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: the TCP port itself is exclusive there
-        except OSError:
-            self._file.seek(0)
-            pid = self._file.read().strip() or "unknown"
-            self._file.close()
-            raise ConfigurationError(
-                f"a hardware process (pid {pid}) already runs for this data directory: stop it first, or use another --data",
-                thing="hardware",
-                value=pid,
-            ) from None
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(str(os.getpid()))
-        self._file.flush()
 
 
 def listen(address: Address, key: str, microscope: Microscope) -> Pyro5.server.Daemon:
@@ -129,33 +102,31 @@ def serve(scope: Scope, layout: Layout) -> int:
     Standard output gets one JSON line an event: ``{"event": "ready", …}``, ``{"event": "stopped", "lights": […],
     "recordings": […]}``, ``{"event": "refused", "error": …}``. Logging goes to standard error.
     """
-    ended = threading.Event()
-    stopping = threading.Event()
+    stopping, ended = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     failure: list[BaseException] = []
-    service: list[_Service] = []
 
     def work() -> None:
         try:
-            one = _Service(scope, layout)
-            service.append(one)
-            one.loop(stopping.is_set)
+            service = Service(scope, layout)
+            try:
+                threading.Thread(target=service.loop, args=(stopping,), name="requests", daemon=True).start()
+                stopping.wait()
+            finally:
+                service.stop()
         except BaseException as error:
             failure.append(error)
         finally:
-            ended.set()
             stopping.set()
+            ended.set()
 
-    thread = threading.Thread(target=work, name="serve", daemon=True)  # the main thread stays free for signals
-    thread.start()
+    threading.Thread(target=work, name="service", daemon=True).start()  # the main thread stays free for signals
     while not stopping.wait(1.0):
         pass
     guard = threading.Timer(EXIT_S, _end_hard)
     guard.daemon = True
     guard.start()
-    if service:
-        service[0].stop()
     ended.wait()
     return _report(failure)
 
@@ -164,20 +135,18 @@ def _report(failure: list[BaseException]) -> int:
     if not failure:
         return 0
     error = failure[0]
-    if not isinstance(error, HardwareError | OSError):
+    if not isinstance(error, HardwareError):
         log.error("the hardware process failed", exc_info=error)
     emit("refused", error=str(error), type=type(error).__name__)
     print(f"queuescope.hardware: {error}", file=sys.stderr, flush=True)
     return 1
 
 
-class _Service:
-    """Lock, microscope and daemon, made in this order and given up in reverse."""
+class Service:
+    """Microscope and daemon, made in this order and given up in reverse."""
 
     def __init__(self, scope: Scope, layout: Layout) -> None:
-        layout.create()
         address = address_of(scope, layout)
-        self._lock = SocketLock(layout.sockets / "hardware.lock")
         self._microscope = Microscope(scope, layout, "own")
         try:
             self._daemon = listen(address, layout.key("hardware"), self._microscope)
@@ -187,8 +156,12 @@ class _Service:
         info = self._microscope.info()
         emit("ready", address=str(address), **info.model_dump(mode="json"))
 
-    def loop(self, stopping: Callable[[], bool]) -> None:
-        self._daemon.requestLoop(lambda: not stopping())
+    def loop(self, stopping: threading.Event) -> None:
+        """Answer requests; should that ever end by itself, the process ends too."""
+        try:
+            self._daemon.requestLoop()
+        finally:
+            stopping.set()
 
     def stop(self) -> None:
         """Lights first, then the socket."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ._axes import Axes
 from ._cameras import Cameras, Frame
@@ -14,6 +15,9 @@ from ._recording import Recording
 from ._surface import VolumeProgram, VolumeView
 
 log = logging.getLogger("queuescope.hardware")
+
+DRAIN_S = 60.0
+"""At its end a volume waits this long for its frames to reach the disk."""
 
 Record = Callable[[Recording, str, Frame, dict[str, float]], None]
 """Checks a frame and hands it to the writer."""
@@ -88,14 +92,17 @@ class VolumeRun:
         self.recording, self._program = recording, program
         self._axes, self._cameras, self._lights, self._record = axes, cameras, lights, record
         self._stop_reason: str | None = None
+        self._hold = False
+        self._problems: list[str] = []
         self._thread = threading.Thread(target=self._run, name="volume", daemon=True)
 
     def start(self) -> None:
         self.recording.enter("running")
         self._thread.start()
 
-    def stop(self, why: str) -> None:
-        """End after the slice in hand."""
+    def stop(self, why: str, hold: bool = False) -> None:
+        """End after the slice in hand; with ``hold`` the axes stay where they are then."""
+        self._hold = self._hold or hold
         if self._stop_reason is None:
             self._stop_reason = why
 
@@ -109,32 +116,48 @@ class VolumeRun:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        try:
-            self._acquire()
-        except HardwareError as error:
-            self.recording.fail(str(error))
-        except Exception as error:
-            log.exception("the volume failed unexpectedly")
-            self.recording.fail(f"{type(error).__name__}: {error}")
-        finally:
-            self.recording.drain(60)
-            self.recording.enter("done")
-
-    def _acquire(self) -> None:
         moved = dict.fromkeys(n for v in self._program.views for n in (v.piezo, v.galvo) if n is not None)
-        before = self._axes.read(moved)
+        before: dict[str, float] = {}
         try:
-            for view, index in self._order():
-                if self._stop_reason is not None:
-                    self.recording.fail(self._stop_reason)
-                if self.recording.failed:
-                    return
-                self._slice(view, index)
-        finally:
+            with self._noting():
+                before = self._axes.read(moved)
+                self._slices()
             for off in self._lights.all_off(emission=False):
                 if off.error is not None:
-                    self.recording.fail(f"light {off.light} may still be ON: {off.error}")
-            self._axes.move(before)
+                    self._problems.append(f"light {off.light} may still be ON: {off.error}")
+            if before and not self._hold:
+                with self._noting("the axes did not return: "):
+                    self._axes.move(before)
+        finally:
+            self.recording.drain(DRAIN_S)
+            if self._problems:
+                self.recording.fail("; ".join(self._problems))
+            self.recording.enter("done")
+
+    @contextmanager
+    def _noting(self, prefix: str = "") -> Iterator[None]:
+        """What fails is told in the recording's error, the first thing first; the next step is taken all the same."""
+        try:
+            yield
+        except HardwareError as error:
+            self._problems.append(f"{prefix}{error}")
+        except Exception as error:
+            log.exception("the volume failed unexpectedly")
+            self._problems.append(f"{prefix}{type(error).__name__}: {error}")
+
+    def _slices(self) -> None:
+        for view, index in self._order():
+            if self._stop_reason is not None:
+                self._problems.append(self._stop_reason)
+                return
+            if self.recording.failed:  # its frames could not be written
+                return
+            targets = {view.piezo: view.piezo_um[index]}
+            if view.galvo is not None and view.galvo_deg is not None:
+                targets[view.galvo] = view.galvo_deg[index]
+            position = self._axes.move(targets)
+            frame = self._cameras.take(view.camera, view.settings)
+            self._record(self.recording, view.dataset, frame, position)
 
     def _order(self) -> Iterator[tuple[VolumeView, int]]:
         if self._program.order == "slice":
@@ -145,11 +168,3 @@ class VolumeRun:
             for view in self._program.views:
                 for index in range(len(view.piezo_um)):
                     yield view, index
-
-    def _slice(self, view: VolumeView, index: int) -> None:
-        targets = {view.piezo: view.piezo_um[index]}
-        if view.galvo is not None and view.galvo_deg is not None:
-            targets[view.galvo] = view.galvo_deg[index]
-        position = self._axes.move(targets)
-        frame = self._cameras.take(view.camera, view.settings)
-        self._record(self.recording, view.dataset, frame, position)

@@ -79,7 +79,7 @@ class Call:
         """Checked arguments as bytes."""
         return msgpack.packb({n: self.arguments[n].dump_python(v, mode="json") for n, v in values.items()})
 
-    def unpack_arguments(self, payload: bytes) -> dict[str, Any]:
+    def unpack_arguments(self, payload: bytes | bytearray) -> dict[str, Any]:
         """Arguments from bytes that anybody may have sent.
 
         Raises
@@ -123,7 +123,7 @@ def call_named(name: str) -> Call:
     NotAllowedError
         For every name that is not on the allow-list.
     """
-    if name not in SURFACE:
+    if not isinstance(name, str) or name not in SURFACE:
         raise NotAllowedError(f"{name!r} is not a call of the hardware; allowed are: {', '.join(SURFACE)}", thing=name)
     method = getattr(Hardware, name)
     hints = get_type_hints(method)
