@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -109,28 +110,13 @@ def install(root: Path, venv: Path, extra: str) -> bool:
     pip = [python, "-m", "pip"]
     if subprocess.run([python, "-c", "import pip"], capture_output=True).returncode:
         pip = [sys.executable, "-m", "pip", "--python", python]
-    command = [*pip, "install", "--disable-pip-version-check", "-c", "constraints.txt", "-e", f".[{extra}]"]
+    pip += ["install", "--disable-pip-version-check", "-c", "constraints.txt"]
     log_path = venv / "install.log"
     say(f"installing queuescope[{extra}], a minute or two (log: {log_path})")
     began = time.monotonic()
     with open(log_path, "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env={**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert process.stdout is not None
-        try:
-            follow(process.stdout, log)
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
-            sys.exit("\ninterrupted: the next use starts anew")
-        code = process.wait()
+        # The build tool first, pinned like the rest: pip would fetch its newest version into an environment of its own.
+        code = run([*pip, "setuptools"], root, log) or run([*pip, "--no-build-isolation", "-e", f".[{extra}]"], root, log)
     if code:
         lines = [
             line for line in log_path.read_text(encoding="utf-8").splitlines() if not line.startswith("WARNING: Loc")
@@ -142,17 +128,38 @@ def install(root: Path, venv: Path, extra: str) -> bool:
     return True
 
 
+def run(command: list[str], root: Path, log: IO[str]) -> int:
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        env={**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    try:
+        follow(process.stdout, log)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        sys.exit("\ninterrupted: the next use starts anew")
+    return process.wait()
+
+
 def follow(lines: IO[str], log: IO[str]) -> None:
     """Copy pip's words to the log, and show how far it is: in place on a terminal, else every few seconds."""
     terminal, shown, packages = sys.stderr.isatty(), time.monotonic(), 0
     for line in lines:
         log.write(line)
         word, _, rest = line.strip().partition(" ")
-        if word == "Collecting":
+        if word in ("Collecting", "Processing") and not rest.startswith("."):
             packages += 1
-            text = f"  {packages} packages found, now {rest.split()[0]}"
+            name = re.split(r"[^A-Za-z0-9_.]", Path(rest.split()[0]).name)[0]
+            text = f"  {packages} packages found, now {name}"
         elif word == "Installing" and rest.startswith("collected"):
-            text = f"  unpacking {packages} packages"
+            text = f"  unpacking {max(packages, 1)} packages"
         else:
             continue
         if terminal:
