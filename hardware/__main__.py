@@ -16,6 +16,7 @@ from ._server import emit, serve
 
 
 def main() -> None:
+    sys.setswitchinterval(0.0005)  # a frame's writer must not keep the next exposure waiting for 5 ms
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         scope, layout = process_arguments("The process that owns MMCore.")

@@ -168,7 +168,7 @@ class Microscope:
 
     def stop(self, axes: tuple[str, ...] | None = None) -> None:
         self._alive()
-        self._recorder.interrupt("motion was stopped")
+        self._recorder.interrupt("motion was stopped", axes)
         self._axes.stop(axes)
 
     def select(self, device: str, label: str) -> str:

@@ -34,15 +34,17 @@ class DirectBuffer:
     """Page-aligned memory of one writer thread, reused: fresh memory costs more than the copy into it."""
 
     def __init__(self) -> None:
-        self._memory: mmap.mmap | None = None
+        self._memory = np.empty(0, np.uint8)
 
-    def holding(self, frame: memoryview) -> memoryview:
+    def holding(self, frame: np.ndarray) -> memoryview:
         """The frame's bytes at an aligned address."""
-        if self._memory is None or len(self._memory) < frame.nbytes:
-            self._memory = mmap.mmap(-1, frame.nbytes)
-        view = memoryview(self._memory)[: frame.nbytes]
-        view[:] = frame
-        return view
+        if len(self._memory) < frame.nbytes:
+            self._memory = np.frombuffer(mmap.mmap(-1, frame.nbytes), np.uint8)
+        copy = self._memory[: frame.nbytes]
+        np.copyto(
+            copy.view(frame.dtype).reshape(frame.shape), frame
+        )  # lets other threads run, unlike a memoryview's copy
+        return copy.data
 
 
 class DatasetFiles:
@@ -100,8 +102,7 @@ class DatasetFiles:
             Where they could not be written; no chunk of that name exists then.
         """
         pixels = np.ascontiguousarray(frame, dtype=self.dtype)
-        data = pixels.data.cast("B")
-        checksum = f"xxh3_128:{xxhash.xxh3_128_hexdigest(data)}"
+        checksum = f"xxh3_128:{xxhash.xxh3_128_hexdigest(pixels.data.cast('B'))}"
         folder = self._folder(index)
         draft, chunk = folder / ".0", folder / "0"
         try:
@@ -109,7 +110,7 @@ class DatasetFiles:
                 folder.mkdir(parents=True)
                 _sync_folder(folder.parent)
                 _sync_folder(folder.parent.parent)
-            descriptor = self._written(draft, data, buffer)
+            descriptor = self._written(draft, pixels, buffer)
             try:
                 _sync(descriptor)
             finally:
@@ -150,12 +151,12 @@ class DatasetFiles:
     def _folder(self, index: int) -> Path:
         return self.path / "0" / "c" / str(index) / "0"
 
-    def _written(self, path: Path, data: memoryview, buffer: DirectBuffer) -> int:
+    def _written(self, path: Path, pixels: np.ndarray, buffer: DirectBuffer) -> int:
         """An open descriptor of a new file with these bytes."""
         if self._direct:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_DIRECT, 0o644)
             try:
-                _write_all(descriptor, buffer.holding(data), path)
+                _write_all(descriptor, buffer.holding(pixels), path)
                 return descriptor
             except OSError as error:
                 os.close(descriptor)
@@ -165,7 +166,7 @@ class DatasetFiles:
                 self._direct = False  # this file system takes no direct writes
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
         try:
-            _write_all(descriptor, data, path)
+            _write_all(descriptor, pixels.data.cast("B"), path)
         except OSError:
             os.close(descriptor)
             raise

@@ -172,9 +172,9 @@ class Recorder:
     def volume_running(self) -> bool:
         return self._volume is not None and self._volume.running
 
-    def interrupt(self, why: str) -> None:
-        """Tell a running volume to end with its axes where they are; doesn't wait."""
-        if self._volume is not None:
+    def interrupt(self, why: str, axes: tuple[str, ...] | None = None) -> None:
+        """Tell a running volume that moves one of these axes (None: any) to end with its axes where they are; doesn't wait."""
+        if self._volume is not None and (axes is None or self._volume.moves.intersection(axes)):
             self._volume.stop(why, hold=True)
 
     def close(self, limit_s: float) -> list[RecordingState]:

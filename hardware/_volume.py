@@ -96,6 +96,11 @@ class VolumeRun:
         self._problems: list[str] = []
         self._thread = threading.Thread(target=self._run, name="volume", daemon=True)
 
+    @property
+    def moves(self) -> set[str]:
+        """The axes that the program moves."""
+        return {axis for view in self._program.views for axis in (view.piezo, view.galvo) if axis is not None}
+
     def start(self) -> None:
         self.recording.enter("running")
         self._thread.start()

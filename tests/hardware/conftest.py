@@ -1,0 +1,240 @@
+"""A small microscope for the hardware's tests: the demo scope with small sensors, on the real MMCore."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queuescope.config import SCOPES, Scope, load_scope
+from queuescope.hardware import (
+    ConnectedHardware,
+    FrameSettings,
+    RecordingPlan,
+    RecordingState,
+    VolumeView,
+    connect,
+)
+from queuescope.layout import Layout
+
+SENSOR = 128
+"""Pixels a side of the two light-sheet cameras; the overview camera has 100, which no direct write can take."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_runtime_folder() -> Iterator[None]:
+    """Unix sockets lie in a folder with a short path, which goes when the tests end."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="qs") as folder:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
+
+
+def write_scope(folder: Path, **replaced: str) -> Path:
+    """A copy of the demo scope in ``folder`` with small sensors; ``scope`` and ``cfg`` may name ``old=>new`` edits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = (SCOPES / "demo-dispim" / "mm.cfg").read_text(encoding="utf-8")
+    cfg = cfg.replace("2048", str(SENSOR)).replace("1024", "100")
+    text = (
+        (SCOPES / "demo-dispim" / "scope.yml").read_text(encoding="utf-8").replace("min_free_gb: 1", "min_free_gb: 0")
+    )
+    for edit in filter(None, replaced.get("cfg", "").split("\n")):
+        old, new = edit.split("=>")
+        assert old in cfg, old
+        cfg = cfg.replace(old, new)
+    for edit in filter(None, replaced.get("scope", "").split("\n")):
+        old, new = edit.split("=>")
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "mm.cfg").write_text(cfg, encoding="utf-8")
+    (folder / "scope.yml").write_text(text, encoding="utf-8")
+    return folder / "scope.yml"
+
+
+def scope_in(folder: Path, mode: str = "worker", **replaced: str) -> Scope:
+    return load_scope(write_scope(folder, **replaced), environ={"QUEUESCOPE_MICROMANAGER__PROCESS": mode})
+
+
+class HardwareProcess:
+    """``python -m queuescope.hardware``, followed by the events on its standard output."""
+
+    def __init__(self, scope: Path, data: Path, **environment: str) -> None:
+        command = [sys.executable, "-m", "queuescope.hardware", "--scope", str(scope), "--data", str(data)]
+        self.data = data
+        self.log = open(data.with_name(f"{data.name}.log"), "wb")  # noqa: SIM115 (closed in `end`)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **environment}
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def event(self) -> dict[str, Any]:
+        """The next event; an empty one when the process has ended."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else {}
+
+    def started(self) -> HardwareProcess:
+        event = self.event()
+        assert event.get("event") == "ready", (event, Path(self.log.name).read_text())
+        return self
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        return self._process.wait(timeout=20)
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+        self._process.wait(timeout=20)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self.log.close()
+
+
+@pytest.fixture
+def start_process() -> Iterator[Callable[..., HardwareProcess]]:
+    """Start hardware processes; all are gone after the test."""
+    started: list[HardwareProcess] = []
+
+    def start(scope: Path, data: Path, **environment: str) -> HardwareProcess:
+        process = HardwareProcess(scope, data, **environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.end()
+
+
+@pytest.fixture(scope="module", params=["worker", "own"])
+def hardware(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConnectedHardware]:
+    """The microscope in both modes, one for all tests of a module."""
+    folder = tmp_path_factory.mktemp("scope")
+    scope, layout = scope_in(folder, request.param), Layout(folder / "data")
+    process = None
+    if request.param == "own":
+        process = HardwareProcess(scope.path, layout.data)
+    try:
+        if process is not None:
+            process.started()
+        connected = connect(scope, layout, timeout_s=10)
+        yield connected
+        connected.close()
+        if process is not None:
+            process.signal(signal.SIGTERM)
+            assert process.event()["event"] == "stopped"
+            assert process.wait() == 0
+    finally:
+        if process is not None:
+            process.end()
+        shutil.rmtree(layout.sockets, ignore_errors=True)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Any]:
+    """The microscope in this process, where its MMCore can be looked at and disturbed."""
+    connected = connect(scope_in(tmp_path), Layout(tmp_path / "data"))
+    yield connected
+    connected.close()
+
+
+@pytest.fixture(scope="module")
+def shared_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The same, for tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("scope")
+    connected = connect(scope_in(folder), Layout(folder / "data"))
+    yield connected
+    connected.close()
+
+
+class Disturbed:
+    """MMCore with some functions replaced, for faults that the demo adapters can't make."""
+
+    def __init__(self, mm: Any, **replaced: Callable[..., Any]) -> None:
+        self._mm, self._replaced = mm, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced.get(name) or getattr(self._mm, name)
+
+
+@pytest.fixture
+def disturb(local: Any) -> Callable[..., Any]:
+    """``disturb(snapImage=function)`` replaces functions of the local microscope's MMCore; returns the real one."""
+    core = local._microscope._core
+    real = core.mm
+
+    def replace(**functions: Callable[..., Any]) -> Any:
+        core.mm = Disturbed(real, **functions) if functions else real
+        return real
+
+    return replace
+
+
+@pytest.fixture(scope="session")
+def make_scope() -> Callable[..., Scope]:
+    """``make_scope(folder, mode, scope="old=>new", cfg="old=>new")``: a small demo scope with edits."""
+    return scope_in
+
+
+@pytest.fixture(scope="session")
+def sensor() -> int:
+    """Pixels a side of the light-sheet cameras."""
+    return SENSOR
+
+
+@pytest.fixture(scope="session")
+def new_plan() -> Callable[..., RecordingPlan]:
+    """A recording plan of these datasets for a new run."""
+    return lambda *datasets: RecordingPlan(run_uid=str(uuid.uuid4()), datasets=datasets)
+
+
+@pytest.fixture(scope="session")
+def follow() -> Callable[[ConnectedHardware, RecordingState], RecordingState]:
+    """Follow a recording until its volume has ended."""
+
+    def ended(hardware: ConnectedHardware, state: RecordingState) -> RecordingState:
+        while state.phase == "running":
+            state = hardware.recording(state.recording, seen=state.version, wait_s=20)
+        return state
+
+    return ended
+
+
+@pytest.fixture(scope="session")
+def lit() -> FrameSettings:
+    """A short exposure with the 488 nm line."""
+    return FrameSettings(exposure_ms=2, light="l488", power_pct=2)
+
+
+@pytest.fixture(scope="session")
+def view(lit: FrameSettings) -> Callable[..., VolumeView]:
+    """``view(camera, side, slices)``: one side of a volume, 1 µm and 0.01° a slice."""
+
+    def of(camera: str, side: str, slices: int, **changed: Any) -> VolumeView:
+        values = {
+            "dataset": camera,
+            "camera": camera,
+            "settings": lit,
+            "piezo": f"piezo_{side}",
+            "piezo_um": tuple(float(i) for i in range(slices)),
+            "galvo": f"galvo_{side}.y",
+            "galvo_deg": tuple(i / 100 for i in range(slices)),
+        }
+        return VolumeView(**{**values, **changed})
+
+    return of
