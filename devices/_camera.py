@@ -76,7 +76,7 @@ class CameraDetector(OphydObject):
         with self._lock:
             if self._exposing is not None and not self._exposing.done:
                 return self._exposing
-            if self._stream is not None and self.get_index() > self._stream.reported:
+            if self._stream is not None and self.get_index() > self._stream.told:
                 return finished(self)
             self._exposing = in_thread(self._take_frame, self)
             return self._exposing

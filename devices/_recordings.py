@@ -27,10 +27,16 @@ class RunRecordings:
         self._run_uid: str | None = None
         self._open: dict[str, str] = {}
         """Dataset name to recording."""
+        self._streams: list[AssetStream] = []
 
     def start_run(self, run_uid: str) -> None:
         with self._lock:
-            self._run_uid, self._open = run_uid, {}
+            self._run_uid, self._open, self._streams = run_uid, {}, []
+
+    def told(self) -> None:
+        """The documents offered last have been emitted (an event was saved, or a flyer collected)."""
+        for stream in self._streams:
+            stream.commit()
 
     def open(self, *datasets: DatasetPlan) -> RecordingState:
         """Open the files of these datasets in the run that is open.
@@ -63,11 +69,17 @@ class RunRecordings:
         """The stream documents of a dataset."""
         seen_by_tiled = resolve_uri(self._layout, self._scope, dataset.uri, "tiled")
         uri = seen_by_tiled.as_uri().replace("file:///", "file://localhost/", 1)
-        return AssetStream(dataset, f"{uri}/0", planned)
+        stream = AssetStream(dataset, f"{uri}/0", planned)
+        self._streams.append(stream)
+        return stream
 
 
 class AssetStream:
-    """stream_resource and stream_datum documents of one dataset: one index a frame, only for frames on disk."""
+    """stream_resource and stream_datum documents of one dataset: one index a frame, only for frames on disk.
+
+    Documents are offered when the RunEngine reads a device and emitted when it saves the event. A pause in between makes it
+    read again, so what was offered counts only after `commit`.
+    """
 
     def __init__(self, dataset: DatasetState, uri: str, planned: int | None) -> None:
         self._resource, self._datum = ComposeStreamResource()(
@@ -80,20 +92,21 @@ class AssetStream:
                 "frames_planned": planned,
             },
         )
-        self.reported = 0
-        """Frames that documents speak of."""
-        self._announced = False
+        self.told = 0
+        """Frames that emitted documents speak of."""
+        self._offered = 0
 
     def documents(self, frames: int) -> Iterator[tuple[str, Any]]:
         """The documents that tell of all frames up to ``frames``; nothing where nothing is new."""
-        if frames <= self.reported:
+        if frames <= self.told:
             return
-        if not self._announced:
-            self._announced = True
+        if self.told == 0:
             yield "stream_resource", dict(self._resource)
-        datum = self._datum(indices={"start": self.reported, "stop": frames}, validate=False)
-        self.reported = frames
-        yield "stream_datum", dict(datum)
+        self._offered = frames
+        yield "stream_datum", dict(self._datum(indices={"start": self.told, "stop": frames}, validate=False))
+
+    def commit(self) -> None:
+        self.told = max(self.told, self._offered)
 
 
 def frame_key(dataset: DatasetState, label: str) -> dict[str, Any]:

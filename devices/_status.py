@@ -9,6 +9,14 @@ from typing import Any
 from ophyd.status import Status
 
 
+class WorkStatus(Status):
+    """A status whose text is the error it failed with: the RunEngine writes that text into the stop document's reason."""
+
+    def __str__(self) -> str:
+        error = self.exception() if self.done else None
+        return super().__str__() if error is None else f"{type(error).__name__}: {error}"
+
+
 def in_thread(work: Callable[[], Any], obj: Any) -> Status:
     """Start ``work`` and return the status that ends with it.
 
@@ -19,7 +27,7 @@ def in_thread(work: Callable[[], Any], obj: Any) -> Status:
     obj
         The device that the status belongs to, for messages.
     """
-    status = Status(obj=obj)
+    status = WorkStatus(obj=obj)
 
     def run() -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,12 @@ from ophyd.status import Status
 
 from ..hardware import DatasetPlan, Hardware, RecordingError, RecordingState, VolumeProgram
 from ._recordings import AssetStream, RunRecordings, frame_key
-from ._status import finished, in_thread
+from ._status import in_thread
 
-FOLLOW_S = 10.0
+LONG_POLL_S = 10.0
 """Longest wait for one change of a recording's state; then it is asked again."""
+GATHER_S = 0.25
+"""New frames are gathered this long before documents tell of them."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class VolumePlan:
 
 
 class VolumeFlyer(OphydObject):
-    """Prepared with a `VolumePlan`, kicked off once; ``complete`` is done when every frame is on disk.
+    """Prepared with a `VolumePlan`, kicked off once, followed to its end; every message may be repeated after a pause.
 
+    ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when the volume has ended.
     Stream documents name only frames on disk, one for all that are new since the last collection.
     """
 
@@ -38,64 +42,85 @@ class VolumeFlyer(OphydObject):
         self._plan: VolumePlan | None = None
         self._state: RecordingState | None = None
         self._streams: dict[str, AssetStream] = {}
-        self._started = False
-        self._complete: Status | None = None
+        self._prepare: Status | None = None
+        self._kickoff: Status | None = None
         self._lock = threading.Lock()
 
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes."""
+        return self._state is not None and self._state.phase not in ("open", "running")
+
     def stage(self) -> list[Any]:
-        self._plan, self._state, self._streams, self._started, self._complete = None, None, {}, False, None
+        self._plan, self._state, self._streams, self._prepare, self._kickoff = None, None, {}, None, None
         return [self]
 
-    def unstage(self) -> list[Any]:
-        self.stop()
-        return [self]
+    def unstage(self) -> Status:
+        return in_thread(self.stop, self)
 
     def prepare(self, value: VolumePlan) -> Status:
-        """Set the cameras and create the files; after it the stream can be declared."""
+        """Set the cameras and create the files; after it the stream can be declared. The same plan again changes nothing."""
+        with self._lock:
+            if self._prepare is None or self._plan is not value:
+                self.stage()
+                self._plan = value
+                self._prepare = in_thread(lambda: self._create_files(value), self)
+            return self._prepare
 
-        def prepare() -> None:
-            self.stage()
-            self._plan = value
-            for view in value.program.views:
-                self._hardware.configure_camera(view.camera, exposure_ms=view.settings.exposure_ms)
-            self._state = self._recordings.open(*value.datasets)
-            planned = {dataset.name: dataset.frames for dataset in value.datasets}
-            self._streams = {
-                name: self._recordings.asset_stream(dataset, planned[name])
-                for name, dataset in self._state.datasets.items()
-            }
-
-        return in_thread(prepare, self)
+    def _create_files(self, plan: VolumePlan) -> None:
+        for view in plan.program.views:
+            self._hardware.configure_camera(view.camera, exposure_ms=view.settings.exposure_ms)
+        state = self._recordings.open(*plan.datasets)
+        planned = {dataset.name: dataset.frames for dataset in plan.datasets}
+        self._streams = {
+            name: self._recordings.asset_stream(dataset, planned[name]) for name, dataset in state.datasets.items()
+        }
+        self._state = state
 
     def kickoff(self) -> Status:
-        """Start the slices; a second kickoff (the RunEngine repeats messages after a pause) changes nothing."""
+        """Start the slices; a second kickoff changes nothing."""
         with self._lock:
-            if self._started:
-                return finished(self)
-            plan, state = self._require()
-            self._started = True
-            return in_thread(lambda: self._hardware.start_volume(state.recording, plan.program), self)
+            if self._kickoff is None:
+                plan, state = self._require()
+
+                def start() -> None:
+                    self._state = self._hardware.start_volume(state.recording, plan.program)
+
+                self._kickoff = in_thread(start, self)
+            return self._kickoff
+
+    def trigger(self) -> Status:
+        return in_thread(lambda: self._follow(to_the_end=False), self)
 
     def complete(self) -> Status:
-        with self._lock:
-            if self._complete is None or (self._complete.done and not self._complete.success):
-                self._complete = in_thread(self._follow, self)
-            return self._complete
+        return in_thread(lambda: self._follow(to_the_end=True), self)
 
-    def _follow(self) -> None:
+    def _follow(self, to_the_end: bool) -> None:
+        """Wait for frames that no document has told of yet, or for the end.
+
+        Raises
+        ------
+        RecordingError
+            Where the volume failed, saying how many frames are good.
+        """
         _, state = self._require()
-        while state.phase in ("open", "running"):
-            state = self._hardware.recording(state.recording, seen=state.version, wait_s=FOLLOW_S)
-            self._state = state
+        gathered = time.monotonic() + GATHER_S
+        while not self.ended:
+            news = any(dataset.frames_written > self._streams[name].told for name, dataset in state.datasets.items())
+            rest = gathered - time.monotonic()
+            if news and not to_the_end and rest <= 0:
+                return
+            wait_s = rest if rest > 0 else LONG_POLL_S
+            state = self._state = self._hardware.recording(state.recording, seen=state.version, wait_s=wait_s)
         if state.phase == "failed":
             raise RecordingError(
                 state.error or "the volume failed",
-                frames_written={name: d.frames_written for name, d in state.datasets.items()},
+                frames_written={name: dataset.frames_written for name, dataset in state.datasets.items()},
             )
 
     def stop(self, *, success: bool = False) -> None:
-        """End a running volume after the slice in hand."""
-        if self._state is not None and self._started and self._state.phase == "running":
+        """End a running volume after the slice in hand; done when it has ended."""
+        if self._kickoff is not None and self._state is not None and self._state.phase == "running":
             self._state = self._hardware.stop_volume(self._state.recording)
 
     def describe_collect(self) -> dict[str, dict[str, Any]]:

@@ -17,8 +17,6 @@ from ._template import Estimate, PlanBody, PlanContext, Template
 
 FRAME_OVERHEAD_S = 0.02
 """Readout, moves and writing of one software-triggered frame, beside its exposure."""
-FLUSH_S = 0.25
-"""How often the documents of a running volume tell of new frames."""
 
 
 def frame_settings(parameters: Any, scope: Scope) -> FrameSettings:
@@ -271,12 +269,22 @@ def acquire_volume(scope: Scope) -> Template:
             run_uid = yield from bps.open_run({"detectors": cameras, "motors": [view.piezo for view in program.views]})
             yield from bps.prepare(volume, VolumePlan(program, datasets), wait=True)
             yield from bps.declare_stream(volume, name="primary", collect=True)
-            yield from bps.checkpoint()
-            yield from bps.kickoff(volume, wait=True)
-            yield from bps.collect_while_completing([volume], [volume], flush_period=FLUSH_S, stream_name="primary")
+            yield from bpp.finalize_wrapper(slices(), end_of_slices)
             frames = volume.get_index()
             yield from bps.close_run()
             return {"run_uid": run_uid, "datasets": dict.fromkeys(cameras, frames)}
+
+        def slices() -> PlanBody:
+            yield from bps.checkpoint()
+            yield from bps.kickoff(volume, wait=True)
+            while not volume.ended:
+                yield from bps.trigger(volume, wait=True)
+                yield from bps.collect(volume, name="primary")
+
+        def end_of_slices() -> PlanBody:
+            """However it ended: stop what still runs, then tell of every frame that is on disk."""
+            yield from bps.stop(volume)
+            yield from bps.collect(volume, name="primary")
 
         def with_sheet() -> PlanBody:
             if parameters.sheet_offset_deg is None:

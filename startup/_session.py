@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from bluesky import RunEngine
+from bluesky import Msg, RunEngine
 from event_model import DocumentNames
 
 from .. import __version__
@@ -26,18 +25,35 @@ HARDWARE_DEADLINE_S = 30.0
 
 
 class ScopeRunEngine(RunEngine):
-    """Ends a run's recordings before its stop document, which says how many frames of each dataset are on disk."""
+    """A RunEngine whose frames are taken once.
+
+    A run's recordings end before its stop document, which says how many frames of each dataset are on disk. What was told
+    in an event or a stream document is never repeated: after a pause the RunEngine repeats the messages since the last
+    checkpoint, so saving and collecting each make a checkpoint, in the same step.
+    """
 
     def __init__(self, recordings: RunRecordings, **kwargs: Any) -> None:
         self._recordings = recordings
         super().__init__({}, call_returns_result=True, **kwargs)
+        for command, coroutine in (("save", self._save), ("collect", self._collect)):
+            self.register_command(command, self._then_checkpoint(coroutine))
+
+    def _then_checkpoint(self, coroutine: Callable[[Msg], Awaitable[Any]]) -> Callable[[Msg], Awaitable[Any]]:
+        async def run(msg: Msg) -> Any:
+            result = await coroutine(msg)
+            self._recordings.told()
+            self._reset_checkpoint_state()
+            return result
+
+        return run
 
     async def emit(self, name: DocumentNames, doc: Any) -> None:
         if name == DocumentNames.start:
             self._recordings.start_run(doc["uid"])
         elif name == DocumentNames.stop:
             try:
-                doc["frames"] = await asyncio.to_thread(self._recordings.end_run)
+                # Not in a thread: a pause would cancel the waiting here, and the stop document with it.
+                doc["frames"] = self._recordings.end_run()
             except Exception as error:  # the stop document must come, whatever the hardware says
                 doc["exit_status"] = "fail"
                 doc["reason"] = "; ".join(filter(None, [doc.get("reason"), f"files not closed: {error}"]))

@@ -1,0 +1,207 @@
+"""Every template on the real MMCore: what its run holds, what it returns, what it leaves moved and lit."""
+
+import json
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from bluesky import plan_stubs as bps
+from bluesky import plans as bp
+from bluesky.utils import FailedStatus, RunEngineInterrupted
+from event_model import DocumentNames, schema_validators
+
+from queuescope.hardware import FrameSettings, HardwareError, LimitError, RecordingError
+from queuescope.layout import resolve_uri
+from queuescope.startup._session import Session
+
+ITEM = {"item_uid": "item-1", "user": "ada", "user_group": "agent", "meta": {"op_key": "night-3.1", "session_id": "s1"}}
+IMAGING: dict[str, dict[str, Any]] = {
+    "snap": {"camera": "overview", "n": 3, "channels": [{"name": "gfp"}]},
+    "z_stack": {"camera": "overview", "range_um": 4, "step_um": 2.0, "channels": [{"name": "gfp", "power_pct": 3}]},
+    "acquire_volume": {"slices": 3, "channels": [{"name": "gfp"}], "sheet_offset_deg": 0.5},
+}
+TEMPLATES: dict[str, dict[str, Any]] = {"read_state": {}, "move_axis": {"axis": "piezo_a", "by": 7.5}, **IMAGING}
+
+
+def run(session: Session, name: str, kwargs: dict[str, Any]) -> Any:
+    metadata = session.run_metadata({**ITEM, "name": name, "kwargs": kwargs})
+    return session.run_engine(session.plans[name](**kwargs), **metadata)
+
+
+def documents(session: Session, run_uid: str) -> list[tuple[str, dict[str, Any]]]:
+    lines = session.layout.document_log(run_uid).read_text().splitlines()
+    return [(entry["name"], entry["doc"]) for entry in map(json.loads, lines)]
+
+
+def positions(session: Session) -> dict[str, float]:
+    return session.hardware.positions(tuple(session.scope.axes()))
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_a_run_is_complete(session: Session, name: str) -> None:
+    """One run with a valid document stream; the start document's contract; the plan's result (R3.13)."""
+    before = positions(session)
+    outcome = run(session, name, TEMPLATES[name])
+    (run_uid,) = outcome.run_start_uids
+    assert outcome.plan_result["run_uid"] == run_uid
+
+    docs = documents(session, run_uid)
+    for kind, doc in docs:
+        schema_validators[DocumentNames[kind]].validate(doc)
+    (start,), (stop,) = ([doc for kind, doc in docs if kind == wanted] for wanted in ("start", "stop"))
+    assert stop["exit_status"] == "success"
+    assert {
+        "op_key": "night-3.1",
+        "attempt": 1,
+        "item_uid": "item-1",
+        "user": "ada",
+        "user_group": "agent",
+        "session_id": "s1",
+        "sample_id": None,
+        "scope": "demo-dispim",
+        "plan_name": name,
+        "plan_args": TEMPLATES[name],
+    }.items() <= start.items()
+    assert start["objective"]["name"] == "water40"
+    assert start["channels"] == (["gfp"] if name in IMAGING else [])
+    assert set(start["estimated_dose"]) == ({"l488"} if name in IMAGING else set())
+    assert "pymmcore" in start["versions"]
+
+    moved = {axis for axis, value in positions(session).items() if abs(value - before[axis]) > 0.02}
+    assert moved == ({"piezo_a"} if name == "move_axis" else set())
+    assert not any(light.on for light in session.hardware.state().lights.values())
+
+
+@pytest.mark.parametrize("name", sorted(IMAGING))
+def test_the_frames_on_disk_are_those_of_the_camera(session: Session, name: str) -> None:
+    """R3.2 frames go to disk, documents and results carry where they are; checksums were taken at the camera."""
+    import xxhash
+
+    outcome = run(session, name, IMAGING[name])
+    run_uid = outcome.plan_result["run_uid"]
+    docs = documents(session, run_uid)
+    resources = {doc["data_key"]: doc for kind, doc in docs if kind == "stream_resource"}
+    assert dict.fromkeys(resources, 3) == outcome.plan_result["datasets"] == docs[-1][1]["frames"]
+    for dataset, resource in resources.items():
+        path = resolve_uri(session.layout, session.scope, resource["parameters"]["uri_client"], "clients")
+        frames = zarr.open_array(path / "0", mode="r")[:]
+        lines = path.with_name(path.name.replace(".ome.zarr", ".frames.jsonl")).read_text().splitlines()
+        taken = [json.loads(line)["checksum"] for line in lines]
+        assert [f"xxh3_128:{xxhash.xxh3_128_hexdigest(frame.tobytes())}" for frame in frames] == taken
+        told = [d["indices"] for kind, d in docs if kind == "stream_datum" and d["stream_resource"] == resource["uid"]]
+        assert [index for i in told for index in range(i["start"], i["stop"])] == [0, 1, 2], dataset
+    size = session.layout.document_log(run_uid).stat().st_size
+    assert size < 20_000  # metadata only
+
+
+def test_a_stack_has_its_positions(session: Session) -> None:
+    outcome = run(session, "z_stack", {**IMAGING["z_stack"], "centre_um": 30.0})
+    docs = documents(session, outcome.plan_result["run_uid"])
+    assert [doc["data"]["z"] for kind, doc in docs if kind == "event"] == pytest.approx([28.0, 30.0, 32.0])
+    (descriptor,) = (doc for kind, doc in docs if kind == "descriptor")
+    assert descriptor["data_keys"]["z"]["units"] == "um"
+    configuration = descriptor["configuration"]["overview"]["data"]
+    assert (configuration["overview_light"], configuration["overview_power_pct"]) == ("l488", 3.0)
+    assert configuration["overview_pixel_um"] > 0
+
+
+def test_a_relative_move_that_would_leave_the_limits_moves_nothing(session: Session) -> None:
+    before = positions(session)
+    with pytest.raises(LimitError, match=r"piezo_a .* outside \[-200.0, 200.0\]"):
+        run(session, "move_axis", {"axis": "piezo_a", "by": 399.0})
+    assert positions(session) == pytest.approx(before)
+    assert documents(session, session.run_engine._run_start_uids[-1])[-1][1]["exit_status"] == "fail"
+
+
+def test_a_failed_frame_fails_the_run_and_says_why(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R3.12 fewer frames than asked for is a failed run; those that exist are counted."""
+    take, calls = session.hardware.record_frame, []
+
+    def record_frame(recording: str, settings: dict[str, FrameSettings]) -> Any:
+        calls.append(recording)
+        if len(calls) == 3:
+            raise RecordingError("overview gave no frame", frames_written={"overview": 2})
+        return take(recording, settings)
+
+    monkeypatch.setattr(session.hardware, "record_frame", record_frame)
+    with pytest.raises(FailedStatus):
+        run(session, "snap", IMAGING["snap"])
+    docs = documents(session, session.run_engine._run_start_uids[-1])
+    stop = docs[-1][1]
+    assert (stop["exit_status"], stop["frames"]) == ("fail", {"overview": 2})
+    assert "overview gave no frame" in stop["reason"]
+
+
+def test_files_that_cant_be_closed_fail_the_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def close_recording(_: str) -> Any:
+        raise HardwareError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.hardware, "close_recording", close_recording)
+        run_uid = run(session, "snap", IMAGING["snap"]).run_start_uids[0]
+    stop = documents(session, run_uid)[-1][1]
+    assert stop["exit_status"] == "fail"
+    assert "the disk is gone" in stop["reason"]
+
+
+@pytest.mark.parametrize("name", ["snap", "z_stack", "acquire_volume"])
+def test_a_pause_at_any_message_takes_no_frame_twice(session: Session, name: str) -> None:
+    """After resume every planned frame is there once, told once, in order."""
+    run_engine, kwargs = session.run_engine, {**IMAGING[name], "channels": None}
+    if name == "acquire_volume":
+        kwargs["views"] = "A"
+    messages: list[str] = []
+    run_engine.msg_hook = lambda msg: messages.append(msg.command)
+    run(session, name, kwargs)
+    stop_at = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
+    for position in stop_at[:: 1 if name != "acquire_volume" else 2]:
+        seen: list[str] = []
+
+        def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
+            seen.append(msg.command)
+            if len(seen) == position + 1:
+                threading.Thread(target=run_engine.request_pause).start()
+
+        run_engine.msg_hook = hook
+        try:
+            run(session, name, kwargs)
+        except RunEngineInterrupted:
+            run_engine.msg_hook = None
+            run_engine.resume()
+        run_engine.msg_hook = None
+        docs = documents(session, run_engine._run_start_uids[-1])
+        told = [d["indices"] for kind, d in docs if kind == "stream_datum"]
+        assert [index for i in told for index in range(i["start"], i["stop"])] == [0, 1, 2], (position, seen)
+        numbers = [d["seq_nums"] for kind, d in docs if kind == "stream_datum"]
+        assert [number for s in numbers for number in range(s["start"], s["stop"])] == [1, 2, 3], (position, seen)
+        assert set(docs[-1][1]["frames"].values()) == {3}, (position, seen)
+
+
+def test_any_bluesky_plan_may_use_a_camera(session: Session) -> None:
+    """`bp.count` with two cameras of different size and an axis: files, events and frames agree."""
+    devices = session.devices
+    outcome = session.run_engine(bp.count([devices["cam_a"], devices["overview"], devices["z"]], num=2))
+    docs = documents(session, outcome.run_start_uids[0])
+    assert docs[-1][1]["frames"] == {"cam_a": 2, "overview": 2}
+    shapes = {key: d["shape"] for kind, doc in docs if kind == "descriptor" for key, d in doc["data_keys"].items()}
+    assert shapes == {"cam_a": [2048, 2048], "overview": [1024, 1024], "z": []}
+
+
+def test_a_camera_outside_a_run_takes_nothing(session: Session) -> None:
+    def plan() -> Any:
+        yield from bps.stage(session.devices["cam_a"])
+        yield from bps.trigger(session.devices["cam_a"], wait=True)
+
+    with pytest.raises(FailedStatus) as failed:
+        session.run_engine(plan())
+    assert "no run is open" in str(failed.value.__cause__ or failed.value)
+    session.devices["cam_a"].unstage()
+
+
+def test_pixels_are_not_all_the_same(session: Session) -> None:
+    """The demo camera's frames are images, not zeros: what is stored is what was acquired."""
+    frame = session.hardware.snap("cam_a", FrameSettings(exposure_ms=5.0))
+    assert frame.shape == (2048, 2048)
+    assert np.ptp(frame) > 0
