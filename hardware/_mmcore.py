@@ -15,7 +15,7 @@ from typing import Any
 
 from ._errors import DeviceError, HardwareTimeout, ReadbackError
 
-_REFUSALS = (RuntimeError, ValueError, MemoryError, IndexError, UnicodeDecodeError)
+_REFUSALS = (RuntimeError, ValueError, MemoryError, IndexError, OSError)
 """What MMCore's errors arrive as."""
 
 

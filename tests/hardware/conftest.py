@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +39,24 @@ def short_runtime_folder() -> Iterator[None]:
         yield
 
 
-def write_scope(folder: Path, **replaced: str) -> Path:
-    """A copy of the demo scope in ``folder`` with small sensors; ``scope`` and ``cfg`` may name ``old=>new`` edits."""
+def scope_in(
+    folder: Path, mode: str = "worker", scope: Sequence[tuple[str, str]] = (), cfg: Sequence[tuple[str, str]] = ()
+) -> Scope:
+    """A copy of the demo scope in ``folder`` with small sensors; ``scope`` and ``cfg`` are (old, new) edits of its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = (SCOPES / "demo-dispim" / "mm.cfg").read_text(encoding="utf-8")
-    cfg = cfg.replace("2048", str(SENSOR)).replace("1024", "100")
-    text = (
-        (SCOPES / "demo-dispim" / "scope.yml").read_text(encoding="utf-8").replace("min_free_gb: 1", "min_free_gb: 0")
-    )
-    for edit in filter(None, replaced.get("cfg", "").split("\n")):
-        old, new = edit.split("=>")
-        assert old in cfg, old
-        cfg = cfg.replace(old, new)
-    for edit in filter(None, replaced.get("scope", "").split("\n")):
-        old, new = edit.split("=>")
-        assert old in text, old
+    bundled = SCOPES / "demo-dispim"
+    smaller = [("2048", str(SENSOR)), ("1024", "100")]
+    _copy(bundled / "mm.cfg", folder / "mm.cfg", [*smaller, *cfg])
+    _copy(bundled / "scope.yml", folder / "scope.yml", [("min_free_gb: 1", "min_free_gb: 0"), *scope])
+    return load_scope(folder, environ={"QUEUESCOPE_MICROMANAGER__PROCESS": mode})
+
+
+def _copy(source: Path, target: Path, edits: Sequence[tuple[str, str]]) -> None:
+    text = source.read_text(encoding="utf-8")
+    for old, new in edits:
+        assert old in text, f"{source.name} has no {old!r}"
         text = text.replace(old, new)
-    (folder / "mm.cfg").write_text(cfg, encoding="utf-8")
-    (folder / "scope.yml").write_text(text, encoding="utf-8")
-    return folder / "scope.yml"
-
-
-def scope_in(folder: Path, mode: str = "worker", **replaced: str) -> Scope:
-    return load_scope(write_scope(folder, **replaced), environ={"QUEUESCOPE_MICROMANAGER__PROCESS": mode})
+    target.write_text(text, encoding="utf-8")
 
 
 class HardwareProcess:
@@ -187,7 +182,7 @@ def disturb(local: Any) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def make_scope() -> Callable[..., Scope]:
-    """``make_scope(folder, mode, scope="old=>new", cfg="old=>new")``: a small demo scope with edits."""
+    """``make_scope(folder, mode, scope=[(old, new)], cfg=[(old, new)])``: a small demo scope with edits."""
     return scope_in
 
 
