@@ -7,7 +7,9 @@ a missing one is a `ScopeError` that names it. The JSON Schema of this tree is c
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -474,6 +476,18 @@ def scope_path(name_or_path: str | os.PathLike[str]) -> Path:
     return path.resolve()
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML with 1.2's booleans: ``on`` and ``off`` are words, not true and false (a light's switch has them as keys)."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
 def load_scope(name_or_path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Scope:
     """Read and check a scope file.
 
@@ -491,7 +505,7 @@ def load_scope(name_or_path: str | os.PathLike[str], environ: Mapping[str, str] 
     """
     path = scope_path(name_or_path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ScopeError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict):
@@ -557,3 +571,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
 def scope_schema() -> dict[str, Any]:
     """JSON Schema of the scope file, as committed in ``docs/scope.schema.json``."""
     return Scope.model_json_schema()
+
+
+if __name__ == "__main__":  # python -m queuescope.config > docs/scope.schema.json
+    print(json.dumps(scope_schema(), indent=1, ensure_ascii=False))
