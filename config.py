@@ -488,18 +488,6 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with 1.2's booleans: ``on`` and ``off`` are words, not true and false (a light's switch has them as keys)."""
-
-
-_BOOL = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-
-
 def load_scope(name_or_path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Scope:
     """Read and check a scope file.
 
