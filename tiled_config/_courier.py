@@ -127,8 +127,8 @@ class Courier:
 
     def _deliver(self) -> float:
         """Deliver what is pending; return seconds until the next attempt is due."""
-        if not self._runs or not self._reach():
-            return RESCAN_S if not self._runs else max(0.0, self._connect_at - time.monotonic())
+        if not self._reach():
+            return max(0.0, self._connect_at - time.monotonic())
         pause = RESCAN_S
         for run_uid, run in sorted(self._runs.items(), key=lambda item: item[1].started):
             if self._stop.is_set():

@@ -12,6 +12,8 @@ from event_model.documents import Event, EventDescriptor
 
 from ._documents import DocumentLog
 
+LONGEST_SILENCE_S = 1.0
+"""A fast run is written to the catalog at least this often; a slow one as soon as anything happens."""
 _NEVER = 1_000_000_000
 _EXACT = 2**53
 """Integers up to here survive JSON in every client."""
@@ -72,7 +74,7 @@ class Delivery:
         self.exit_status: str | None = None
         """From the stop document, once that is delivered."""
         self.due = 0.0
-        """Monotonic time before which nothing more should be written: a run takes a tenth of Tiled's time at most."""
+        """Monotonic time before which nothing more should be written: Tiled has better things to do than one run."""
         self._writer = _Writer(catalog)
         self._normalizer = RunNormalizer()
         self._normalizer.subscribe(self._writer)
@@ -94,7 +96,7 @@ class Delivery:
         if self.exit_status is None and self.log.lines > before:
             self._writer.flush()
             now = time.monotonic()
-            self.due = now + 9 * (now - began)
+            self.due = now + min(LONGEST_SILENCE_S, 9 * (now - began))
         return self.log.lines - before
 
 

@@ -49,9 +49,14 @@ def prepare(scope: Scope, layout: Layout) -> Path:
 
     Raises
     ------
+    ValueError
+        Where the data directory's path holds a character that Tiled would misread.
     RuntimeError
         Where the catalog was written by another version of Tiled.
     """
+    for folder in (layout.data, *volume_folders(scope, layout)):
+        if set("#?$") & set(str(folder)):
+            raise ValueError(f"{folder} has one of # ? $ in its path, which Tiled can't open: choose another data directory")
     layout.create()
     # The catalog's own tables and arrays hold the scalars of event documents; volumes stay where they were acquired.
     tables, arrays, keys = (

@@ -1,6 +1,6 @@
 """The Tiled server: ``python -m queuescope.tiled_config.tiled_server --scope NAME|PATH --data DIR``.
 
-Prepares its files in ``DIR/services``, then runs what ``tiled serve config DIR/services/tiled.yml`` runs, in this process.
+Prepares its files in ``DIR/services``, then serves what ``tiled serve config DIR/services/tiled.yml`` serves, in this process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ._prepare import prepare
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    scope, layout = process_arguments(__doc__.splitlines()[0])
+    scope, layout = process_arguments("The Tiled server: the catalog of runs.")
     # Tiled lets its environment variables override the configuration file: a forgotten TILED_ALLOW_ANONYMOUS_ACCESS must
     # not open the catalog.
     for name in [name for name in os.environ if name.startswith("TILED_")]:
@@ -22,11 +22,18 @@ def main() -> None:
     os.umask(0o077)
     leave_out_sparse()
     path = prepare(scope, layout)
-    from tiled.commandline._serve import serve_config
 
-    serve_config(
-        path, public=False, api_key=None, host=None, port=None, scalable=False, log_config=None, log_timestamps=False
-    )
+    import uvicorn
+    from tiled.config import Authentication, parse_configs
+    from tiled.server.app import build_app_from_config
+
+    config = parse_configs(path)
+    # Where a login provider is listed, Tiled's Python client asks for a second, short-lived key before it subscribes to
+    # live data, and our readers can't make keys. Without one there are no login and key routes at all, and it uses its own.
+    config.authentication = Authentication(allow_anonymous_access=False)
+    app = build_app_from_config(config)
+    app.state.authenticated = True  # look keys up in the database
+    uvicorn.run(app, **config.uvicorn)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""Whatever is killed, and whenever: each run is in the catalog once, with every frame."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import event_model
+import numpy as np
+import pytest
+from tiled.queries import Key
+
+from queuescope.tiled_config._documents import ORPHAN_REASON, DocumentLog, DocumentLogError, close_orphan, is_complete
+
+pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
+
+
+def assert_there_once(stand: Any, run: Any) -> None:
+    """All frames, all scalars, no row twice, one entry."""
+    client = stand.client()
+    assert list(client.search(Key("start.uid") == run.uid)) == [run.uid]
+    n = len(run.acquired())
+    for dataset in run.frames:
+        np.testing.assert_array_equal(client[run.uid]["primary"][dataset].read(), run.acquired(dataset))
+    np.testing.assert_array_equal(client[run.uid]["primary"]["piezo_a"].read(), np.arange(float(n)))
+    np.testing.assert_array_equal(client[run.uid]["primary/internal"].read()["seq_num"], np.arange(n) + 1)
+
+
+def test_tiled_killed_in_the_middle_of_a_run(shaky: Any, acquire: Any) -> None:
+    shaky.have()
+    run = acquire(shaky.layout, ("cam_a", "cam_b"), planned=10)
+    run.expose(3)
+    shaky.wait_announced(run, 3)
+    shaky.have(tiled=False)
+    run.expose(4)
+    shaky.courier.wait_for("Tiled can't be reached")
+    shaky.have()
+    shaky.wait_announced(run, 7)
+    run.expose(1)
+    run.stop()
+    shaky.courier.wait_for(f"run {run.uid} delivered: .* success")
+    assert_there_once(shaky, run)
+
+
+def test_the_courier_killed_in_the_middle_of_a_run(shaky: Any, acquire: Any) -> None:
+    shaky.have()
+    run = acquire(shaky.layout, ("cam_a", "cam_b"), planned=10)
+    run.expose(3)
+    shaky.wait_announced(run, 3)
+    shaky.have(courier=False)
+    run.expose(2)
+    shaky.have()
+    shaky.wait_announced(run, 5)
+    run.expose(1)
+    run.stop()
+    shaky.courier.wait_for(f"run {run.uid} delivered: .* success")
+    assert_there_once(shaky, run)
+
+
+def test_runs_acquired_while_tiled_is_away_and_a_lost_catalog(shaky: Any, acquire: Any) -> None:
+    """The RunEngine never waits for Tiled, and truth is, in order: document log first, Tiled last."""
+    shaky.have()
+    before = acquire(shaky.layout)
+    before.expose(2)
+    before.stop()
+    shaky.courier.wait_for(f"run {before.uid} delivered")
+    shaky.have(tiled=False, courier=False)
+    for path in shaky.layout.data.glob("catalog*.db*"):
+        path.unlink()
+    during = acquire(shaky.layout)
+    during.expose(4)
+    during.stop()
+    shaky.have(tiled=False)
+    shaky.courier.wait_for("Tiled can't be reached")
+    shaky.have()
+    for run in (before, during):
+        shaky.courier.wait_for(f"run {run.uid} delivered")
+        assert_there_once(shaky, run)
+
+
+def test_a_run_whose_worker_died_is_closed_and_says_why(shaky: Any, acquire: Any) -> None:
+    """A run without a stop document gets one, in the log and in the catalog; half a line is dropped."""
+    shaky.have()
+    run = acquire(shaky.layout, ("cam_a",), planned=10)
+    run.expose(3)
+    run.write_fragment(b'{"name": "event", "doc": {"da')
+    shaky.wait_announced(run, 3)
+    assert close_orphan(run.log) is None, "the log is still being written"
+    run.die()
+    shaky.courier.wait_for(f"run {run.uid} delivered: .* 3 frames, fail")
+    stop = shaky.client()[run.uid].metadata["stop"]
+    assert (stop["exit_status"], stop["reason"], stop["num_events"]) == ("fail", ORPHAN_REASON, {"primary": 3})
+    name, document = list(DocumentLog(run.log))[-1]
+    assert (name, document["uid"]) == ("stop", stop["uid"])
+    event_model.schema_validators[event_model.DocumentNames.stop].validate(document)
+    assert_there_once(shaky, run)
+
+
+def test_a_run_that_tiled_refuses_keeps_nobody_waiting(shaky: Any, acquire: Any) -> None:
+    shaky.have()
+    bad = acquire(shaky.layout)
+    bad.write("event", {"no": "such event"})
+    bad.stop()
+    good = acquire(shaky.layout)
+    good.expose(1)
+    good.stop()
+    shaky.courier.wait_for(f"run {bad.uid} can't be delivered")
+    shaky.courier.wait_for(f"run {good.uid} delivered")
+    assert_there_once(shaky, good)
+
+
+def test_sigterm_ends_the_courier_and_the_next_one_goes_on(shaky: Any, acquire: Any) -> None:
+    shaky.have()
+    done, going = acquire(shaky.layout), acquire(shaky.layout)
+    done.expose(2)
+    done.stop()
+    going.expose(2)
+    shaky.wait_announced(going, 2)
+    shaky.courier.wait_for(f"run {done.uid} delivered")
+    code, shaky.courier = shaky.courier.end(), None
+    assert code == 0
+    going.stop()
+    shaky.have()
+    shaky.courier.wait_for(f"run {going.uid} delivered")
+    assert not any(done.uid in line for line in shaky.courier.lines)
+    assert_there_once(shaky, done)
+    assert_there_once(shaky, going)
+
+
+def test_sigterm_ends_a_courier_that_waits_for_a_tiled_that_hangs(shaky: Any) -> None:
+    shaky.have(tiled=False, courier=False)
+    with socket.create_server(("127.0.0.1", shaky.port)) as deaf:
+        shaky.have(tiled=False)
+        connection, _ = deaf.accept()
+        with connection:
+            began = time.monotonic()
+            code, shaky.courier = shaky.courier.end(), None
+    assert code == 0
+    assert time.monotonic() - began < 10  # it says 2 s; a request would wait for 30
+
+
+def test_a_second_courier_is_refused(shaky: Any) -> None:
+    shaky.have()
+    shaky.courier.wait_for("connected to Tiled")
+    second = subprocess.run(
+        [sys.executable, "-m", "queuescope.tiled_config"],
+        env={**os.environ, **shaky.environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert f"pid {shaky.courier.pid}" in second.stderr
+
+
+def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text('{"name": "start", "doc": {"uid": "u"}}\n{"name": "stop", "d')
+    log = DocumentLog(path)
+    assert [name for name, _ in log] == ["start"]
+    assert not is_complete(path)
+    with path.open("a") as file:
+        file.write('oc": {"exit_status": "success"}}\n')
+    assert [name for name, _ in log] == ["stop"]
+    assert list(log) == []
+    assert is_complete(path)
+
+
+def test_a_complete_line_that_is_no_document_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text('{"name": "start", "doc": {"uid": "u"}}\nrubbish\n')
+    with pytest.raises(DocumentLogError, match=r"run\.jsonl, line 2"):
+        list(DocumentLog(path))
+
+
+def test_a_long_stop_document_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    stop = {"name": "stop", "doc": {"exit_status": "success", "note": "x" * 200_000}}
+    path.write_text('{"name": "start", "doc": {}}\n' + json.dumps(stop) + "\n")
+    assert is_complete(path)
+
+
+def test_an_empty_log_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.touch()
+    assert not is_complete(path)
+    assert close_orphan(path) is None
+    assert path.read_bytes() == b""
