@@ -93,7 +93,7 @@ class Cameras:
         with self._current(name):
             if text is not None and binning is not None:
                 self._core.write(name, label, "Binning", text)
-                got = _binning(self._core.read(name, label, "Binning"))
+                got = self._binning(name, label)
                 if got != binning:
                     raise ReadbackError(
                         f"{name} binning was set to {binning} and reads {got}",
@@ -112,7 +112,7 @@ class Cameras:
         mm, ask = self._core.mm, self._core.ask
         with self._current(name, patience_s):
             dtype = self._dtype(name)
-            binning = _binning(ask(name, mm.getProperty, camera.label, "Binning"))
+            binning = self._binning(name, camera.label)
             x, y, width, height = (int(n) * binning for n in ask(name, mm.getROI, camera.label))
             return CameraState(
                 width=ask(name, mm.getImageWidth),
@@ -164,7 +164,7 @@ class Cameras:
 
     def _binning_text(self, name: str, label: str, binning: int) -> str:
         texts = self._core.ask(name, self._core.mm.getAllowedPropertyValues, label, "Binning")
-        allowed = {_binning(text): text for text in texts}
+        allowed = {factor: text for text in texts if (factor := _factor(text)) is not None}
         if binning not in allowed:
             raise LimitError(
                 f"{name} binning {binning} is none of {sorted(allowed)}",
@@ -173,6 +173,13 @@ class Cameras:
                 limit=sorted(allowed),
             )
         return allowed[binning]
+
+    def _binning(self, name: str, label: str) -> int:
+        text = self._core.read(name, label, "Binning")
+        factor = _factor(text)
+        if factor is None:
+            raise DeviceError(f"{name}: its binning reads {text!r}, which is no factor", thing=name)
+        return factor
 
     def _dtype(self, name: str) -> str:
         size = self._core.ask(name, self._core.mm.getBytesPerPixel)
@@ -214,6 +221,7 @@ class Cameras:
             self._lock.release()
 
 
-def _binning(text: str) -> int:
-    """``2`` and ``2x2`` are 2."""
-    return int(text.lower().split("x")[0])
+def _factor(text: str) -> int | None:
+    """``2`` and ``2x2`` are 2; None where it is neither."""
+    first = text.lower().split("x")[0]
+    return int(first) if first.isdecimal() else None
