@@ -103,6 +103,7 @@ class Stand:
     def start_tiled(self) -> Process:
         self.tiled = Process("queuescope.tiled_config.tiled_server", self.environment)
         self.tiled.wait_for("Uvicorn running on")
+        self.layout.runtime_json.write_text(json.dumps({"tiled": self.url}))
         return self.tiled
 
     def start_courier(self) -> Process:
