@@ -7,6 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -95,7 +96,8 @@ def _configuration(scope: Scope, layout: Layout, tables: Path, arrays: Path, key
                 "tree": "catalog",
                 "args": {
                     "uri": _sqlite(layout.catalog_db),
-                    "readable_storage": [str(folder) for folder in volume_folders(scope, layout)],
+                    # Tiled compares these with the path of an asset's URI as it stands there, percent-encoded.
+                    "readable_storage": [quote(str(folder)) for folder in volume_folders(scope, layout)],
                     "writable_storage": [_sqlite(tables), str(arrays)],
                     "adapters_by_mimetype": {"application/x-zarr": f"{_HERE}._zarr:VolumeAdapter"},
                     "specs": [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 import zarr
 from tiled.adapters.zarr import ZarrAdapter, ZarrArrayAdapter
@@ -28,7 +29,8 @@ class VolumeAdapter(ZarrAdapter):
         """
         if data_source.management != Management.external:
             return super().from_catalog(data_source, node, **kwargs)
-        array = zarr.open_array(path_from_uri(data_source.assets[0].data_uri), mode="r")
+        path = unquote(str(path_from_uri(data_source.assets[0].data_uri)))  # Tiled leaves a space as %20
+        array = zarr.open_array(path, mode="r")
         return ZarrArrayAdapter(
             array, structure=data_source.structure, metadata=node.metadata_, specs=node.specs, **kwargs
         )
