@@ -134,3 +134,9 @@ def test_the_committed_schema_is_current() -> None:
     """After a change of `config.py`: ``python -m queuescope.config > docs/scope.schema.json``."""
     committed = json.loads((Path(__file__).parents[2] / "docs" / "scope.schema.json").read_text())
     assert committed == scope_schema()
+
+
+def test_the_reference_names_every_entry() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "scope.md").read_text()
+    missing = [entry for entry in scope_schema()["properties"] if f"| `{entry}` |" not in text]
+    assert not missing
