@@ -1,1 +1,24 @@
+"""The HTTP process: bluesky-httpserver with roles, a guard in front of it, and queuescope's own routes.
 
+``python -m queuescope.server --scope NAME|PATH --data DIR`` runs it. bluesky-httpserver's configuration names the routes as
+``queuescope.server.router``; they are imported when first asked for, so that importing this package stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    router: APIRouter
+
+__all__ = ["router"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "router":
+        from ._routes import router
+
+        return router
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

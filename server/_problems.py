@@ -1,0 +1,83 @@
+"""Refusals as RFC 9457 problem bodies with a stable `code`.
+
+`CODES` is the contract: what each code means for a client that wants to try again. ``docs/reference/rest.md`` holds the same
+table for people; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MEDIA_TYPE = "application/problem+json"
+
+Retry = Literal["same_key", "after_fix", "ask_person"]
+"""``same_key``: the same request again, unchanged, is safe and may succeed. ``after_fix``: only a changed request can.
+``ask_person``: nothing that this client may do helps."""
+
+
+@dataclass(frozen=True)
+class Code:
+    status: int
+    retry: Retry
+    title: str
+
+
+CODES: Mapping[str, Code] = {
+    "unauthenticated": Code(401, "ask_person", "No valid key"),
+    "forbidden": Code(403, "ask_person", "Not allowed for this role"),
+    "key_in_url": Code(400, "after_fix", "Key in the URL"),
+    "key_missing": Code(400, "after_fix", "Plan without a key"),
+    "key_invalid": Code(400, "after_fix", "Not a key"),
+    "invalid_body": Code(400, "after_fix", "Not a JSON object"),
+    "too_large": Code(413, "after_fix", "Body too large"),
+    "not_finite": Code(422, "after_fix", "Not a finite number"),
+    "not_found": Code(404, "after_fix", "No such route"),
+    "method_not_allowed": Code(405, "after_fix", "No such method on this route"),
+    "unknown_run": Code(404, "after_fix", "Unknown run"),
+    "unreadable_run": Code(500, "ask_person", "Unreadable document log"),
+    "not_ready": Code(503, "same_key", "A submitted plan would not run now"),
+    "queue_unreachable": Code(503, "same_key", "The queue server does not answer"),
+    "hardware_unreachable": Code(503, "same_key", "The hardware does not answer"),
+}
+
+
+class Problem(Exception):
+    """A request that is refused.
+
+    Parameters
+    ----------
+    code
+        One of `CODES`.
+    detail
+        Names the thing, the value, the limit and what to do.
+    headers
+        Sent along, for instance ``Allow``.
+    fields
+        Extension members of the body, for instance ``errors``.
+    """
+
+    def __init__(self, code: str, detail: str, headers: Mapping[str, str] | None = None, **fields: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.fields = fields
+
+    @property
+    def status(self) -> int:
+        return CODES[self.code].status
+
+    def body(self) -> bytes:
+        return json.dumps(
+            {
+                "type": f"urn:queuescope:problem:{self.code}",
+                "title": CODES[self.code].title,
+                "status": self.status,
+                "detail": self.detail,
+                "code": self.code,
+                **self.fields,
+            }
+        ).encode()
