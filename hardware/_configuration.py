@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..config import Scope
 from ._errors import ConfigurationError, DeviceError
-from ._mmcore import Core, import_mmcore
+from ._mmcore import Core, discovered_installations
 
 log = logging.getLogger("queuescope.hardware")
 
@@ -41,29 +41,33 @@ def find_adapters(scope: Scope) -> Adapters:
                 value=str(folder),
             )
         return Adapters(folder, (f"{folder} (micromanager.adapters)",))
-    try:
-        import mm_test_adapters
-
-        bundled = Path(mm_test_adapters.device_adapter_path()).resolve()
-    except ImportError:
-        bundled = None
-    looked = []
-    for found in import_mmcore().find_micromanager(return_first=False):
-        folder = Path(found).resolve()
-        if folder == bundled:
+    looked: list[str] = []
+    bundled = _bundled()
+    for found in discovered_installations():
+        if found.path == bundled:
             continue
-        looked.append(f"{folder} (an installed Micro-Manager)")
-        if any(_adapter_files(folder)):
-            return Adapters(folder, tuple(looked))
+        if found.div_compatible and any(_adapter_files(found.path)):
+            return Adapters(found.path, (*looked, f"{found.path} (an installed Micro-Manager)"))
+        looked.append(
+            f"{found.path} (passed over: its device interface is {found.device_interface}, not this MMCore's)"
+        )
+        log.warning("Micro-Manager at %s", looked[-1])
     if bundled is not None and any(_adapter_files(bundled)):
         return Adapters(bundled, (*looked, f"{bundled} (the package mm-test-adapters)"))
     raise ConfigurationError(
-        "no device adapters were found: there is no installed Micro-Manager"
-        + (f" with adapters ({', '.join(looked)})" if looked else "")
-        + " and the package mm-test-adapters is not installed: set micromanager.adapters in the scope file",
+        f"no device adapters were found: no installed Micro-Manager fits ({', '.join(looked) or 'there is none'}) and the"
+        " package mm-test-adapters is not installed: set micromanager.adapters in the scope file",
         thing="micromanager.adapters",
         looked=looked,
     )
+
+
+def _bundled() -> Path | None:
+    try:
+        import mm_test_adapters
+    except ImportError:
+        return None
+    return Path(mm_test_adapters.device_adapter_path()).resolve()
 
 
 def _adapter_files(folder: Path) -> Iterator[Path]:

@@ -17,7 +17,7 @@ from ..layout import Layout
 from ._axes import Axes
 from ._cameras import Cameras
 from ._configuration import find_adapters, load_configuration
-from ._errors import DeviceError, HardwareError, HardwareGoneError, RecordingError
+from ._errors import DeviceError, HardwareError, HardwareGoneError
 from ._fit import check_fit
 from ._lights import Lights
 from ._mmcore import Core, import_mmcore
@@ -60,7 +60,6 @@ class Microscope:
         self._instance, self._started_at = str(uuid.uuid4()), time.time()
         self._closing = threading.Lock()
         self._closed = False
-        self._starting = threading.Lock()
         self._ownership = Ownership(layout)
         try:
             adapters = find_adapters(scope)
@@ -228,9 +227,8 @@ class Microscope:
         return self._recorder.record_frame(recording, settings)
 
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
-        with self._starting:
-            self._idle("start_volume")
-            return self._recorder.start_volume(recording, program)
+        self._idle("start_volume")
+        return self._recorder.start_volume(recording, program)
 
     def stop_volume(self, recording: str) -> RecordingState:
         self._alive()
@@ -255,7 +253,4 @@ class Microscope:
     def _idle(self, call: str) -> None:
         """A running volume owns the microscope: nothing else may move, expose or switch meanwhile."""
         self._alive()
-        if self._recorder.volume_running:
-            raise RecordingError(
-                f"{call}: a volume is running; wait for its end or stop it (stop_volume)", frames_written={}
-            )
+        self._recorder.check_idle(call)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ def import_mmcore() -> Any:
 
     root.setLevel(level)
     return pymmcore_plus
+
+
+def discovered_installations() -> Iterator[Any]:
+    """Installations of Micro-Manager that pymmcore-plus knows of: ``path, div_compatible, device_interface`` each."""
+    import_mmcore()
+    from pymmcore_plus._discovery import discover_mm  # the public find_micromanager doesn't tell which of them fit
+
+    yield from discover_mm()
 
 
 class Deadline:

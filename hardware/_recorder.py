@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import threading
 import uuid
 
 from ..config import Scope
@@ -35,6 +36,8 @@ class Recorder:
         self._recordings: dict[str, Recording] = {}
         self._writer = FrameWriter()
         self._volume: VolumeRun | None = None
+        self._taking = threading.Lock()
+        """One frame, or the start of one volume, at a time."""
 
     def open(self, plan: RecordingPlan) -> RecordingState:
         """Create the files of a run's datasets; see `Hardware.open_recording`."""
@@ -86,6 +89,10 @@ class Recorder:
 
     def record_frame(self, identity: str, settings: dict[str, FrameSettings]) -> RecordingState:
         """Take one frame a dataset, return when all are durable; see `Hardware.record_frame`."""
+        with self._taking:
+            return self._record_frame(identity, settings)
+
+    def _record_frame(self, identity: str, settings: dict[str, FrameSettings]) -> RecordingState:
         recording = self._ready(identity)
         if not settings:
             raise ArgumentError("settings name no dataset", thing="record_frame.settings", value={})
@@ -127,11 +134,12 @@ class Recorder:
 
     def start_volume(self, identity: str, program: VolumeProgram) -> RecordingState:
         """Check everything, then acquire in a thread; see `Hardware.start_volume`."""
-        recording = self._ready(identity)
-        check_program(recording, program, self._axes, self._cameras)
-        self._volume = VolumeRun(recording, program, self._axes, self._cameras, self._lights, self._record)
-        self._volume.start()
-        return recording.state()
+        with self._taking:
+            recording = self._ready(identity)
+            check_program(recording, program, self._axes, self._cameras)
+            self._volume = VolumeRun(recording, program, self._axes, self._cameras, self._lights, self._record)
+            self._volume.start()
+            return recording.state()
 
     def stop_volume(self, identity: str, why: str = "stopped by stop_volume") -> RecordingState:
         """End a volume after the slice in hand, wait for it; without one running nothing happens."""
@@ -168,9 +176,19 @@ class Recorder:
         with recording.changed:
             return tuple(self._dataset(recording, dataset).checksums)
 
-    @property
-    def volume_running(self) -> bool:
-        return self._volume is not None and self._volume.running
+    def check_idle(self, call: str) -> None:
+        """A running volume owns the microscope.
+
+        Raises
+        ------
+        RecordingError
+            Where one is running.
+        """
+        if self._volume is not None and self._volume.running:
+            raise RecordingError(
+                f"{call}: a volume is running; wait for its end or stop it (stop_volume)",
+                **self._volume.recording.counts(),
+            )
 
     def interrupt(self, why: str, axes: tuple[str, ...] | None = None) -> None:
         """Tell a running volume that moves one of these axes (None: any) to end with its axes where they are; doesn't wait."""
@@ -203,6 +221,7 @@ class Recorder:
 
     def _ready(self, identity: str) -> Recording:
         recording = self._known(identity)
+        self.check_idle("recording")
         if recording.phase not in ("open", "done"):
             raise RecordingError(
                 f"the recording is {recording.phase}" + (f": {recording.error}" if recording.error else ""),

@@ -134,7 +134,8 @@ class VolumeRun:
                 with self._noting("the axes did not return: "):
                     self._axes.move(before)
         finally:
-            self.recording.drain(DRAIN_S)
+            if not self.recording.drain(DRAIN_S):
+                self._problems.append(f"frames did not reach the disk within {DRAIN_S:g} s")
             if self._problems:
                 self.recording.fail("; ".join(self._problems))
             self.recording.enter("done")

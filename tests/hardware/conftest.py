@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -62,13 +61,11 @@ def _copy(source: Path, target: Path, edits: Sequence[tuple[str, str]]) -> None:
 class HardwareProcess:
     """``python -m queuescope.hardware``, followed by the events on its standard output."""
 
-    def __init__(self, scope: Path, data: Path, **environment: str) -> None:
-        command = [sys.executable, "-m", "queuescope.hardware", "--scope", str(scope), "--data", str(data)]
+    def __init__(self, scope: Path, data: Path, command: list[str] | None = None) -> None:
+        command = command or [sys.executable, "-m", "queuescope.hardware", "--scope", str(scope), "--data", str(data)]
         self.data = data
         self.log = open(data.with_name(f"{data.name}.log"), "wb")  # noqa: SIM115 (closed in `end`)
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **environment}
-        )
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
 
     @property
     def pid(self) -> int:
@@ -106,8 +103,8 @@ def start_process() -> Iterator[Callable[..., HardwareProcess]]:
     """Start hardware processes; all are gone after the test."""
     started: list[HardwareProcess] = []
 
-    def start(scope: Path, data: Path, **environment: str) -> HardwareProcess:
-        process = HardwareProcess(scope, data, **environment)
+    def start(scope: Path, data: Path, command: list[str] | None = None) -> HardwareProcess:
+        process = HardwareProcess(scope, data, command)
         started.append(process)
         return process
 

@@ -198,3 +198,29 @@ def test_a_light_that_stays_on_stops_the_start(
     monkeypatch.setattr(Core, "write", stuck)
     with pytest.raises(DeviceError, match="l561"):
         connect(make_scope(tmp_path), Layout(tmp_path / "data"))
+
+
+def test_an_installed_micromanager_comes_first_if_it_fits(
+    tmp_path: Path, make_scope: MakeScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is: the scope's folder, an installed Micro-Manager, the package; one of another device interface is told."""
+    import mm_test_adapters
+
+    from queuescope.hardware._configuration import find_adapters
+
+    scope = make_scope(tmp_path)
+    bundled = Path(mm_test_adapters.device_adapter_path())
+    fits, other = tmp_path / "fits", tmp_path / "other"
+    fits.mkdir()
+    other.mkdir()
+    for library in bundled.glob("*mmgr_dal*"):
+        (fits / library.name).symlink_to(library)
+    (other / "libmmgr_dal_Old.so.0").write_bytes(b"not a library")
+    monkeypatch.setenv("MICROMANAGER_PATH", str(fits))
+    assert find_adapters(scope).folder == fits
+    monkeypatch.setenv("MICROMANAGER_PATH", str(other))
+    found = find_adapters(scope)
+    assert found.folder == bundled.resolve()
+    assert f"{other} (passed over" in found.looked[0]
+    named = make_scope(tmp_path, scope=[("adapters: null", "adapters: fits")])
+    assert find_adapters(named).folder == fits

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -299,3 +300,39 @@ def test_a_long_data_path_does_no_harm(tmp_path: Path, make_scope: MakeScope, st
     )
     assert os.path.isdir(state.datasets["cam_a"].path)
     hardware.close()
+
+
+def disturbed(scope: Scope, data: Path, *lines: str) -> list[str]:
+    """A command that starts the process after these lines."""
+    arguments = ["queuescope.hardware", "--scope", str(scope.path), "--data", str(data)]
+    main = "from queuescope.hardware.__main__ import main; main()"
+    return [sys.executable, "-c", "\n".join([*lines, f"import sys; sys.argv = {arguments!r}", main])]
+
+
+def test_an_adapter_that_hangs_does_not_keep_the_process(
+    tmp_path: Path, make_scope: MakeScope, start_process: Start
+) -> None:
+    """R3.9: SIGTERM ends it within 5 s all the same, with another exit code; lights were off before the hang."""
+    scope = make_scope(tmp_path, "own")
+    hang = 'Core.close = lambda self: (print(\'{"event": "unloading"}\', flush=True), time.sleep(60))'
+    lines = ("import time", "from queuescope.hardware._mmcore import Core", hang)
+    process = start_process(
+        scope.path, tmp_path / "data", command=disturbed(scope, tmp_path / "data", *lines)
+    ).started()
+    process.signal(signal.SIGTERM)
+    assert process.event() == {"event": "unloading"}
+    assert process.wait() == 3
+
+
+def test_ending_while_loading_is_orderly(tmp_path: Path, make_scope: MakeScope, start_process: Start) -> None:
+    """R0.7: SIGTERM in the middle of loading still unloads and switches off."""
+    scope = make_scope(tmp_path, "own")
+    lines = (
+        "import os, signal",
+        "from queuescope.hardware import _microscope",
+        "check = _microscope.check_fit",
+        "_microscope.check_fit = lambda *a: (check(*a), os.kill(os.getpid(), signal.SIGTERM))",
+    )
+    process = start_process(scope.path, tmp_path / "data", command=disturbed(scope, tmp_path / "data", *lines))
+    assert [process.event()["event"] for _ in range(2)] == ["ready", "stopped"]
+    assert process.wait() == 0
