@@ -249,3 +249,20 @@ def test_after_close_everything_is_refused(local: Any) -> None:
         with pytest.raises(HardwareGoneError):
             call()
     assert local.lights_off() == ()
+
+
+def test_a_cached_gate_is_not_called_verified(local: Any, disturb: Disturb) -> None:
+    """R3.9: ASI's adapters answer from a cache unless told otherwise; then a scope can't say `verify: refresh`."""
+    from queuescope.hardware import ConfigurationError
+    from queuescope.hardware._fit import check_fit
+
+    cached = "RefreshPropertyValues"
+    real = disturb()
+    disturb(
+        hasProperty=lambda label, name: name == cached or real.hasProperty(label, name),
+        getProperty=lambda label, name: "No" if name == cached else real.getProperty(label, name),
+    )
+    with pytest.raises(ConfigurationError, match=r"lights\.l488\.verify: Laser488 TTL answers from a cache"):
+        check_fit(local._microscope._core, local._microscope._scope)
+    disturb()
+    check_fit(local._microscope._core, local._microscope._scope)
