@@ -104,7 +104,7 @@ def room(scope: Scope, layout: Layout) -> None:
     free_gb = shutil.disk_usage(folder).free / 1e9
     if free_gb < scope.storage.min_free_gb:
         raise StartError(
-            f"{folder} has {free_gb:.1f} GB free, less than the {scope.storage.min_free_gb:g} GB needed"
+            f"{folder} has {free_gb:.1f} GB free, less than the {scope.storage.min_free_gb:.10g} GB needed"
             " (scope.yml: storage.min_free_gb): free some space, choose another disk with --data, or lower the limit"
         )
 

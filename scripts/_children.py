@@ -142,7 +142,7 @@ def last_error(text: str) -> str:
     for line in reversed(lines):
         if match := _ERROR.match(line):
             return match.group(1)
-    return lines[-1].strip() if lines else "it said nothing"
+    return re.sub(r"^queuescope\.\w+: ", "", lines[-1].strip()) if lines else "it said nothing"
 
 
 class Reaper:

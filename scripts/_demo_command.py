@@ -11,11 +11,9 @@ import typer
 from rich.markup import escape
 
 from ..layout import DEFAULT_SCOPE, Layout
-from . import _checks, _operation, _plan_commands, cli
-from ._children import StartError
+from . import _operation, _plan_commands, cli
 from ._rest import Rest, RestError
 from ._terminal import Data, Json, fail, print_json, running, say, show
-from ._up import start, stop
 
 PLAN = "acquire_volume"
 KWARGS: dict[str, Any] = {
@@ -39,6 +37,10 @@ def demo(
     Starts everything (or uses what runs on this data directory), submits the plan over REST, checks every frame against the
     checksum taken at the camera, saves a projection as PNG, and stops everything again.
     """
+    from . import _checks
+    from ._children import StartError
+    from ._up import start, stop
+
     began = time.monotonic()
     layout = Layout(data)
     ours = _checks.holder(layout) is None
@@ -70,15 +72,15 @@ def _acquire_and_read_back(layout: Layout) -> dict[str, Any]:
     runtime = running(layout)
     if runtime["scope"] != DEFAULT_SCOPE:
         fail(f"{runtime['scope']} runs on {layout.data}: the demo is for {DEFAULT_SCOPE}, give it another --data")
-    with Rest.of(layout, runtime) as rest:
-        outcome = _plan_commands.submit_and_follow(rest, PLAN, KWARGS, _operation.new_key())
-        if not outcome.succeeded or not outcome.run_uids:
-            fail(f"{PLAN} {outcome.exit_status}: {outcome.message}")
-        run_uid = outcome.run_uids[-1]
-        try:
-            run = rest.get(f"/api/runs/{run_uid}")
-        except RestError as error:
-            fail(str(error))
+    rest = Rest.of(layout, runtime)
+    outcome = _plan_commands.submit_and_follow(rest, PLAN, KWARGS, _operation.new_key())
+    if not outcome.succeeded or not outcome.run_uids:
+        fail(f"{PLAN} {outcome.exit_status}: {outcome.message}")
+    run_uid = outcome.run_uids[-1]
+    try:
+        run = rest.get(f"/api/runs/{run_uid}")
+    except RestError as error:
+        fail(str(error))
     _plan_commands.print_run(run)
     show.print(f"page        {_plan_commands.page(runtime['tiled'], run_uid)}")
     try:

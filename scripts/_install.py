@@ -116,7 +116,9 @@ def install(root: Path, venv: Path, extra: str) -> bool:
     began = time.monotonic()
     with open(log_path, "w", encoding="utf-8") as log:
         # The build tool first, pinned like the rest: pip would fetch its newest version into an environment of its own.
-        code = run([*pip, "setuptools"], root, log) or run([*pip, "--no-build-isolation", "-e", f".[{extra}]"], root, log)
+        code = run([*pip, "setuptools"], root, log) or run(
+            [*pip, "--no-build-isolation", "-e", f".[{extra}]"], root, log
+        )
     if code:
         lines = [
             line for line in log_path.read_text(encoding="utf-8").splitlines() if not line.startswith("WARNING: Loc")

@@ -33,8 +33,7 @@ def plans(
     """List the plans of this microscope with their parameters and limits."""
     layout = Layout(data)
     try:
-        with Rest.of(layout, running(layout)) as rest:
-            allowed: dict[str, Any] = rest.get("/api/plans/allowed")["plans_allowed"]
+        allowed: dict[str, Any] = Rest.of(layout, running(layout)).get("/api/plans/allowed")["plans_allowed"]
     except RestError as error:
         fail(str(error))
     if name is not None and name not in allowed:
@@ -97,11 +96,14 @@ def run(
         kwargs = _operation.parse_arguments(arguments or [])
     except ValueError as error:
         fail(str(error))
-    with Rest.of(layout, running(layout)) as rest:
-        began = time.monotonic()
-        outcome = submit_and_follow(rest, plan, kwargs, key or _operation.new_key())
-        seconds = round(time.monotonic() - began, 2)
+    rest = Rest.of(layout, running(layout))
+    began = time.monotonic()
+    outcome = submit_and_follow(rest, plan, kwargs, key or _operation.new_key())
+    seconds = round(time.monotonic() - began, 2)
+    try:
         runs = [rest.get(f"/api/runs/{uid}") for uid in outcome.run_uids]
+    except RestError as error:
+        fail(f"{plan} {outcome.exit_status} (runs {', '.join(outcome.run_uids)}), but: {error}")
     if as_json:
         print_json({**vars(outcome), "runs": runs, "seconds": seconds})
     else:
@@ -148,13 +150,13 @@ def show_run(
 ) -> None:
     """Show a run: how it ended, its files, their shapes and the frames written."""
     layout = Layout(data)
-    with Rest.of(layout, running(layout)) as rest:
-        try:
-            outcome = _operation.find_outcome(rest, None, uid_or_key)
-            uids = [uid_or_key] if outcome is None else outcome.run_uids
-            runs = [rest.get(f"/api/runs/{uid}") for uid in uids]
-        except RestError as error:
-            fail(str(error))
+    rest = Rest.of(layout, running(layout))
+    try:
+        outcome = _operation.find_outcome(rest, None, uid_or_key)
+        uids = [uid_or_key] if outcome is None else outcome.run_uids
+        runs = [rest.get(f"/api/runs/{uid}") for uid in uids]
+    except RestError as error:
+        fail(str(error))
     if as_json:
         print_json(runs[0] if outcome is None else {**vars(outcome), "runs": runs})
         return

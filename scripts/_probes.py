@@ -50,6 +50,18 @@ def ping_valkey(address: str | tuple[str, int], password: str, timeout_s: float 
         raise NoAnswer(f"valkey: {answer.decode('ascii', 'replace').strip()}")
 
 
+def connect_hardware(scope: Scope, layout: Layout, timeout_s: float = 1.0) -> None:
+    """Somebody listens where the hardware process must. Whether it answers its calls is asked by ``GET /api/ready``."""
+    place = urllib.parse.urlsplit(scope.services.hardware or "")
+    address = (place.hostname, place.port) if scope.services.hardware else str(layout.hardware_socket)
+    with socket.socket(socket.AF_INET if scope.services.hardware else socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(address)
+        except OSError as error:
+            raise NoAnswer(f"hardware: nobody listens at {address}: {error.strerror or error}") from None
+
+
 def zmq_addresses(scope: Scope, layout: Layout) -> dict[str, str]:
     """Addresses of queueserver's control and info sockets."""
     zmq_ = scope.services.zmq
@@ -76,6 +88,7 @@ class QueueServer:
         opened: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         with opened as connection:
             connection.setsockopt(zmq.LINGER, 0)
+            connection.setsockopt(zmq.RECONNECT_IVL, 10)  # ms; the server may be about to listen
             connection.connect(self.control)
             connection.send_json({"method": method, "params": params or {}})
             if not connection.poll(round(timeout_s * 1000)):
@@ -90,20 +103,33 @@ class QueueServer:
         return self.request("status", timeout_s=timeout_s)
 
 
-def http_get(url: str, key: str | None = None, timeout_s: float = 5.0) -> tuple[int, Any]:
-    """Status code and JSON body (None where it is none) of a GET request. `NoAnswer` where nobody answers."""
+def http_request(url: str, key: str | None = None, body: Any = None, timeout_s: float = 5.0) -> tuple[int, Any]:
+    """Status code and JSON body (None where it is none) of a request: GET, or POST where there is a ``body`` for it.
+
+    Raises
+    ------
+    NoAnswer
+        Where nobody answers.
+    ValueError
+        Where the body holds what JSON can't, such as NaN.
+    """
     parts = urllib.parse.urlsplit(url)
+    headers = {"Authorization": f"ApiKey {key}"} if key else {}
+    content = None
+    if body is not None:
+        content = json.dumps(body, allow_nan=False).encode()
+        headers["Content-Type"] = "application/json"
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
     try:
-        connection.request("GET", parts.path, headers={"Authorization": f"ApiKey {key}"} if key else {})
+        connection.request("GET" if body is None else "POST", parts.path, content, headers)
         response = connection.getresponse()
-        body = response.read()
+        answer = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise NoAnswer(f"{url}: {error or type(error).__name__}") from None
     finally:
         connection.close()
     try:
-        return response.status, json.loads(body)
+        return response.status, json.loads(answer)
     except ValueError:
         return response.status, None
 
@@ -111,7 +137,7 @@ def http_get(url: str, key: str | None = None, timeout_s: float = 5.0) -> tuple[
 def ready(url: str, key: str, timeout_s: float = 5.0) -> tuple[bool, list[str]]:
     """Would a submitted plan run? ``GET /api/ready``: 200, or 503 with the reasons."""
     try:
-        status, body = http_get(f"{url}/api/ready", key, timeout_s)
+        status, body = http_request(f"{url}/api/ready", key, timeout_s=timeout_s)
     except NoAnswer as error:
         return False, [str(error)]
     if status == 200:

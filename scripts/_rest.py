@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
-
-import httpx
+from typing import Any
 
 from ..layout import Layout
+from ._probes import NoAnswer, http_request
 
 
 class RestError(Exception):
@@ -15,50 +13,35 @@ class RestError(Exception):
 
 
 class Rest:
-    """GET and POST with a role's key. Also a context manager."""
+    """GET and POST with a role's key."""
 
     def __init__(self, url: str, key: str, timeout_s: float = 30.0) -> None:
         self.url = url
-        self._client = httpx.Client(base_url=url, headers={"Authorization": f"ApiKey {key}"}, timeout=timeout_s)
+        self._key = key
+        self._timeout_s = timeout_s
 
     @classmethod
     def of(cls, layout: Layout, runtime: dict[str, Any], role: str = "operator") -> Rest:
         """The server of a running stack."""
         return cls(runtime["http"], layout.key(role))
 
-    def get(self, path: str, **query: Any) -> Any:
-        return self._ask("GET", path, params=query)
+    def get(self, path: str) -> Any:
+        return self._ask(path, None)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        return self._ask("POST", path, json=body or {})
+        return self._ask(path, body or {})
 
-    def _ask(self, method: str, path: str, **how: Any) -> Any:
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
         try:
-            response = self._client.request(method, path, **how)
-        except httpx.HTTPError as error:
-            raise RestError(f"{self.url}{path}: {error or type(error).__name__}") from None
+            status, answer = http_request(self.url + path, self._key, body, self._timeout_s)
+        except NoAnswer as error:
+            raise RestError(str(error)) from None
         except ValueError as error:  # NaN has no JSON
             raise RestError(f"the request can't be sent: {error}") from None
-        try:
-            body = response.json()
-        except ValueError:
-            body = None
-        if response.status_code >= 400:
-            raise RestError(_words(body) or f"{method} {path} gave {response.status_code} {response.reason_phrase}")
-        if isinstance(body, dict) and body.get("success") is False:  # queueserver's way to say no
-            raise RestError(_words(body) or f"{method} {path} was refused")
-        return body
-
-    def close(self) -> None:
-        self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        # queueserver says no with status 200 and success: false
+        if status >= 400 or (isinstance(answer, dict) and answer.get("success") is False):
+            raise RestError(_words(answer) or f"{path} gave {status}")
+        return answer
 
 
 def _words(body: Any) -> str | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 import urllib.parse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..config import Scope
@@ -51,36 +49,42 @@ def parts(scope: Scope, layout: Layout, ports: Ports) -> list[Part]:
         command = (sys.executable, "-P", "-m", module)
         return Service(name, command, layout.logs / f"{name}.log", layout.data, environ, stop_s, nice)
 
-    address = urls(ports)
+    address, key = urls(ports), layout.key("operator")
     queue = QueueServer(_probes.zmq_addresses(scope, layout)["control"])
     found: list[Part] = []
 
     valkey = None
     if scope.services.valkey == "embedded":
-        valkey = Service("valkey", _valkey.command(layout), layout.logs / "valkey.log", layout.valkey)
+        valkey = Service("valkey", _valkey.command(layout), layout.logs / "valkey.log", layout.valkey, environ)
     valkey_address, password = _probes.valkey_address(scope, layout), layout.key("valkey")
+    # The manager waits for Valkey itself, so that its imports need not.
     found.append(Part("valkey", lambda: _probes.ping_valkey(valkey_address, password), valkey, deadline_s=30))
 
-    wait_for = ["watchdog"]
     if scope.micromanager.process == "own":
         here = service("hardware", "queuescope.hardware", stop_s=15) if _runs_here(scope) else None
-        found.append(Part("hardware", _hardware_answers(scope, layout), here, deadline_s=120))
-        wait_for.append("hardware")
+        found.append(Part("hardware", lambda: _probes.connect_hardware(scope, layout), here, deadline_s=120))
     found.append(
         Part(
             "watchdog",
             lambda: _idle(queue),
             service("watchdog", "queuescope.startup"),
-            after=("valkey",),
+            settle=lambda: end_running_plan(queue),
             orderly_stop=lambda: stop_queueserver(queue),
         )
     )
-    environment = Environment(queue, layout.logs / "watchdog.log")
+    environment = Environment(queue, layout)
     found.append(
-        Part("environment", environment.answers, after=tuple(wait_for), act=environment.open, deadline_s=120),
+        # The worker itself waits for the hardware while its environment opens.
+        Part(
+            "environment",
+            environment.answers,
+            after=("watchdog",),
+            act=environment.open,
+            lost=environment.lost,
+            deadline_s=120,
+        ),
     )
-    found.append(Part("http", lambda: _http_answers(address["http"]), service("http", "queuescope.server")))
-    key = layout.key("operator")
+    found.append(Part("http", lambda: _http_answers(address["http"], key), service("http", "queuescope.server")))
     found.append(Part("ready", lambda: _ready(address["http"], key), after=("environment", "http"), deadline_s=30))
 
     tiled = service("tiled", "queuescope.tiled_config.tiled_server", nice=5)
@@ -98,27 +102,14 @@ def _runs_here(scope: Scope) -> bool:
     return address is None or urllib.parse.urlsplit(address).hostname in _LOOPBACK
 
 
-def _hardware_answers(scope: Scope, layout: Layout) -> Callable[[], None]:
-    from ..hardware import HardwareError, connect
-
-    def answers() -> None:
-        try:
-            with contextlib.closing(connect(scope, layout, timeout_s=1.0)) as hardware:
-                hardware.info()
-        except HardwareError as error:
-            raise NoAnswer(str(error)) from None
-
-    return answers
-
-
 def _idle(queue: QueueServer) -> None:
     state = queue.status()["manager_state"]
     if state != "idle":
         raise NoAnswer(f"queueserver's manager is {state}")
 
 
-def _http_answers(url: str) -> None:
-    _probes.http_get(f"{url}/api/ready", timeout_s=2)  # any answer, 401 too: the server is there
+def _http_answers(url: str, key: str) -> None:
+    _probes.http_request(f"{url}/api/ready", key)  # any answer: the server is there, and has made its connections
 
 
 def _ready(url: str, key: str) -> None:
@@ -131,7 +122,7 @@ def _tiled_answers(url: str) -> Callable[[], None]:
     healthz = url.removesuffix("/api/v1") + "/healthz"
 
     def answers() -> None:
-        status, _ = _probes.http_get(healthz, timeout_s=5)
+        status, _ = _probes.http_request(healthz, timeout_s=5)
         if status != 200:
             raise NoAnswer(f"{healthz} gave {status}")
 
@@ -141,11 +132,13 @@ def _tiled_answers(url: str) -> Callable[[], None]:
 class Environment:
     """Opens queueserver's environment, then turns autostart on."""
 
-    def __init__(self, queue: QueueServer, log: Path) -> None:
+    def __init__(self, queue: QueueServer, layout: Layout) -> None:
         self._queue = queue
-        self._log = log
+        self._layout = layout
+        self._log = layout.logs / "watchdog.log"
         self._log_start = 0
         self._opened = False
+        self._missed = 0
 
     def open(self) -> None:
         """Ask for it, unless it is open (the hardware came back, not the worker)."""
@@ -181,6 +174,23 @@ class Environment:
                 self._queue.request("queue_autostart", {"enable": True}, timeout_s=5)
             self._opened = False
 
+    def lost(self) -> str | None:
+        """Has the worker died? queueserver never notices, and would wait for its plan for ever: destroy what is left.
+
+        A worker that was missing only once may have been about to be written to ``runtime.json``.
+        """
+        missing = (self._layout.runtime() or {}).get("pids", {}).get("worker") is None
+        status = self._queue.status()
+        settled = status["manager_state"] in ("idle", "executing_queue", "paused")
+        self._missed = self._missed + 1 if missing and settled and status["worker_environment_exists"] else 0
+        if self._missed < 2:
+            return None
+        self._missed = 0
+        self._queue.request("queue_autostart", {"enable": False}, timeout_s=5)
+        self._queue.request("environment_destroy", timeout_s=5)
+        _until(self._queue, "the environment is gone", lambda s: not s["worker_environment_exists"], 15)
+        return f"the worker died (log: {self._log})"
+
 
 def interrupted(queue: QueueServer) -> str | None:
     """Name of the plan at the front of the queue that was running when the stack went down last time, None if there is none.
@@ -194,18 +204,34 @@ def interrupted(queue: QueueServer) -> str | None:
 # ---------------------------------------------------------------------- orderly stop
 
 
+def end_running_plan(queue: QueueServer) -> None:
+    """Let no further plan begin; pause and abort the one that runs, so that it gets its stop document.
+
+    Raises
+    ------
+    NoAnswer
+        Where queueserver doesn't answer, or the plan does not end in time.
+    """
+    if not queue.status(timeout_s=2)["worker_environment_exists"]:
+        return
+    queue.request("queue_autostart", {"enable": False})
+    if queue.status()["manager_state"] == "executing_queue":
+        queue.request("re_pause", {"option": "immediate"}, timeout_s=5)
+        _until(queue, "the plan has paused", lambda s: s["manager_state"] != "executing_queue", 15)
+    if queue.status()["manager_state"] == "paused":
+        queue.request("re_abort", timeout_s=5)
+        _until(queue, "the plan has ended", lambda s: s["manager_state"] == "idle", 30)
+
+
 def stop_queueserver(queue: QueueServer) -> None:
-    """Pause and abort what runs, close the environment, stop the manager: each with a deadline.
+    """Close the environment and stop the manager, each with a deadline.
 
     Raises
     ------
     NoAnswer
         Where queueserver doesn't answer, or a step took too long: signals are next.
     """
-    status = queue.status(timeout_s=2)
-    if status["worker_environment_exists"]:
-        queue.request("queue_autostart", {"enable": False})
-        _abort_running(queue)
+    if queue.status(timeout_s=2)["worker_environment_exists"]:
         queue.request("environment_close", timeout_s=5)
         _until(queue, "the environment is closed", lambda s: not s["worker_environment_exists"], 15)
     queue.request("manager_stop", {"option": "safe_off"}, timeout_s=5)
@@ -215,15 +241,6 @@ def stop_queueserver(queue: QueueServer) -> None:
             queue.status(timeout_s=0.2)
         except NoAnswer:
             return
-
-
-def _abort_running(queue: QueueServer) -> None:
-    if queue.status()["manager_state"] == "executing_queue":
-        queue.request("re_pause", {"option": "immediate"}, timeout_s=5)
-        _until(queue, "the plan has paused", lambda s: s["manager_state"] != "executing_queue", 15)
-    if queue.status()["manager_state"] == "paused":
-        queue.request("re_abort", timeout_s=5)
-        _until(queue, "the plan has ended", lambda s: s["manager_state"] == "idle", 30)
 
 
 def _until(queue: QueueServer, what: str, true: Callable[[dict[str, Any]], bool], timeout_s: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..layout import Layout
 from . import _probes
-from ._checks import holder
+from ._checks import alive, holder
 from ._probes import NoAnswer, QueueServer
 from ._runtime import PIDS, memory
 
@@ -39,7 +39,7 @@ def status(layout: Layout) -> dict[str, Any]:
         part = parts.get(name, {})
         processes[name] = {
             "pid": runtime["pids"].get(name) if used else None,
-            "state": part.get("state") or ("running" if used else None),
+            "state": _truth(part.get("state"), used is not None),
             "restarts": part.get("restarts", 0),
             "detail": part.get("detail"),
             "rss": used[0] if used else 0,
@@ -50,7 +50,7 @@ def status(layout: Layout) -> dict[str, Any]:
         "running": True,
         "data": str(layout.data),
         "scope": runtime["scope"],
-        "phase": state.get("phase"),
+        "phase": state.get("phase") if alive(pid) else "killed, its processes are being ended,",
         "uptime_s": round(time.time() - state["started_at"], 1) if "started_at" in state else None,
         "ready": ready,
         "reasons": reasons,
@@ -63,6 +63,13 @@ def status(layout: Layout) -> dict[str, Any]:
     }
 
 
+def _truth(state: str | None, alive: bool) -> str | None:
+    """The supervisor's word, unless the process has gone since (or the supervisor itself has)."""
+    if alive:
+        return state or "running"
+    return "gone" if state in ("starting", "running") else state
+
+
 def _state(layout: Layout) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((layout.services / "state.json").read_text(encoding="utf-8"))
@@ -73,7 +80,7 @@ def _state(layout: Layout) -> dict[str, Any]:
 
 def _catalog(url: str) -> bool:
     try:
-        return _probes.http_get(url.removesuffix("/api/v1") + "/healthz", timeout_s=5)[0] == 200
+        return _probes.http_request(url.removesuffix("/api/v1") + "/healthz", timeout_s=5)[0] == 200
     except NoAnswer:
         return False
 

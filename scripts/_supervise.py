@@ -1,22 +1,14 @@
-"""The supervisor's process: checks, starts, stays, stops.
-
-Run by ``queuescope up`` as ``python -m queuescope.scripts._supervise --scope … --data …``; ``up --foreground`` calls
-`supervise` in its own process. Imports nothing heavy: it lives as long as the stack.
-"""
+"""The supervisor's work in its process: check, start, stay, stop. Imports nothing heavy: it lives as long as the stack."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import json
 import os
 import shutil
-import sys
 import time
 from typing import Any
 
-from ..config import Scope, load_scope
+from ..config import Scope
 from ..layout import Layout
 from . import _checks, _stack
 from ._children import Reaper, StartError
@@ -107,25 +99,3 @@ class _Account:
         if state != self._state:
             write_atomically(self._layout.services / "state.json", state)
             self._state = state
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The supervisor of one data directory; started by 'queuescope up'.")
-    parser.add_argument("--scope", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--tell", type=int, default=None, help="file descriptor for events, one JSON object a line")
-    parser.add_argument("--no-wait-catalog", action="store_true")
-    arguments = parser.parse_args()
-
-    def tell(event: str, facts: dict[str, Any]) -> None:
-        line = json.dumps({"event": event, **facts})
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), line, flush=True)
-        if arguments.tell is not None:
-            with contextlib.suppress(BrokenPipeError):  # whoever started us has heard enough
-                os.write(arguments.tell, line.encode() + b"\n")
-
-    sys.exit(supervise(load_scope(arguments.scope), Layout(arguments.data), tell, not arguments.no_wait_catalog))
-
-
-if __name__ == "__main__":
-    main()

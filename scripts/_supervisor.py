@@ -34,8 +34,12 @@ class Part:
     after: tuple[str, ...] = ()
     act: Callable[[], None] | None = None
     """Done once before the first question; done again when a part in `after` came back from a crash. Runs in a thread."""
+    lost: Callable[[], str | None] | None = None
+    """Asked every few seconds while it is up: why it is not any more, None where it is. For steps; processes are watched."""
+    settle: Callable[[], None] | None = None
+    """Ends what moves: asked before any part is stopped. Runs in a thread, has its own deadlines, may raise `NoAnswer`."""
     orderly_stop: Callable[[], None] | None = None
-    """Asked before SIGTERM is sent. Runs in a thread; has its own deadlines; raises `NoAnswer` where it got no answer."""
+    """Asked before this part gets SIGTERM. Likewise."""
     deadline_s: float = 60.0
     catalog: bool = False
     """Started when plans would run already."""
@@ -86,7 +90,7 @@ class Supervisor:
         self.states = {part.name: PartState() for part in parts}
         self.children: dict[str, Child] = {}
         self.phase: Literal["starting", "catalog", "running", "stopping", "stopped"] = "starting"
-        self._listener = listener
+        self._listen_to = listener
         self.changed: Callable[[], None] = lambda: None
         """Called after every change of a process or a state, and every ``look_every_s``."""
         self._reaper = reaper
@@ -97,6 +101,10 @@ class Supervisor:
         self._up: dict[str, asyncio.Event] = {part.name: asyncio.Event() for part in parts}
         self._early_death: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Future[None]] = set()
+
+    def _listener(self, event: str, facts: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # a listener whose terminal has gone
+            self._listen_to(event, facts)
 
     # ------------------------------------------------------------------ from outside
 
@@ -177,6 +185,7 @@ class Supervisor:
         await self._ready(part)
         state.state, state.detail, state.seconds = "running", None, time.monotonic() - began
         self._up[part.name].set()
+        self.changed()
         self._listener("part", {"part": part.name, "seconds": state.seconds})
         if part.service is not None:
             self._keep(self._watch(part))
@@ -229,6 +238,19 @@ class Supervisor:
         while True:
             await asyncio.sleep(self._look_every_s)
             self.changed()
+            for part in self.parts:
+                if part.lost is not None and self._up[part.name].is_set():
+                    await self._look(part, part.lost)
+
+    async def _look(self, part: Part, lost: Callable[[], str | None]) -> None:
+        try:
+            why = await asyncio.to_thread(lost)
+        except NoAnswer:  # that's for the part which did not answer
+            return
+        if why is not None:
+            self._listener("died", {"part": part.name, "message": why})
+            self._up[part.name].clear()
+            self._keep(self._restart(part, why))
 
     def _keep(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -297,24 +319,27 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for part in reversed(self.parts):
+            if part.settle is not None and self._up[part.name].is_set() and self.children[part.name].running:
+                await self._ask(part.name, part.settle)
+        for part in reversed(self.parts):
             child = self.children.get(part.name)
             if child is not None:
                 self._listener("stopping", {"part": part.name})
-                if part.orderly_stop is not None and child.running:
-                    await self._orderly(part)
+                if part.orderly_stop is not None and self._up[part.name].is_set() and child.running:
+                    await self._ask(part.name, part.orderly_stop)
                 await self._bury(part.name)
                 self.changed()
             self.states[part.name].state = "stopped"
         self.phase = "stopped"
         self._listener("stopped", {})
 
-    async def _orderly(self, part: Part) -> None:
-        assert part.orderly_stop is not None
-        work = asyncio.ensure_future(asyncio.to_thread(part.orderly_stop))
+    async def _ask(self, name: str, question: Callable[[], None]) -> None:
+        """Until it is done, refused, or somebody is in a hurry."""
+        work = asyncio.ensure_future(asyncio.to_thread(question))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if work.done() and (error := work.exception()) is not None:
             if not isinstance(error, NoAnswer):
                 raise error
-            self._listener("stopping", {"part": part.name, "message": str(error)})
+            self._listener("stopping", {"part": name, "message": str(error)})

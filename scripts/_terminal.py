@@ -11,9 +11,9 @@ from rich.console import Console
 
 from ..layout import DATA_ENV, DEFAULT_DATA, SCOPE_ENV, Layout
 
-say = Console(stderr=True, highlight=False, soft_wrap=True)
+say = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Progress and errors, for people: standard error, so that standard output holds facts only."""
-show = Console(highlight=False, soft_wrap=True)
+show = Console(highlight=False, soft_wrap=True, emoji=False)
 """Facts."""
 
 Data = Annotated[

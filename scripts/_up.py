@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
-import sys
-from typing import Any
+import signal
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
 
 import psutil
 
@@ -14,6 +17,7 @@ from ..config import Scope
 from ..layout import Layout
 from . import _checks
 from ._children import StartError, last_error
+from ._supervise import supervise
 from ._supervisor import Listener
 
 STOP_S = 120.0
@@ -22,6 +26,8 @@ STOP_S = 120.0
 
 def start(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool = True) -> float:
     """Start a supervisor in the background; return once plans would run and (``wait_catalog``) the catalog answers.
+
+    The supervisor is a fork of this process, which must have no other threads: it need not import everything once more.
 
     Returns
     -------
@@ -37,22 +43,12 @@ def start(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool =
     """
     _checks.create(layout)
     reader, writer = os.pipe()
-    command = [sys.executable, "-P", "-m", "queuescope.scripts._supervise"]
-    command += ["--scope", str(scope.path), "--data", str(layout.data), "--tell", str(writer)]
-    if not wait_catalog:
-        command.append("--no-wait-catalog")
     log = layout.logs / "supervisor.log"
-    with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
-        log_start = output.tell()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(writer,),
-            cwd=layout.data,
-            start_new_session=True,
-        )
+    log_start = log.stat().st_size if log.exists() else 0
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _detached(scope, layout, log, writer, wait_catalog)
     os.close(writer)
     error, seconds, done = None, None, False
     try:
@@ -69,18 +65,44 @@ def start(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool =
                     done = True
                     break
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
         raise
     if done and seconds is not None:
         return seconds
-    process.wait()
+    _, ending = os.waitpid(pid, 0)
     if error is None:
         with open(log, "rb") as output:
             output.seek(log_start)
             words = last_error(output.read().decode("utf-8", "replace"))
-        error = f"the supervisor ended ({process.returncode}): {words} (log: {log})"
+        error = f"the supervisor ended ({os.waitstatus_to_exitcode(ending)}): {words} (log: {log})"
     raise StartError(error)
+
+
+def _detached(scope: Scope, layout: Layout, log: Path, events: int, wait_catalog: bool) -> NoReturn:
+    """Become the supervisor: a session of its own, the log in place of the terminal, events as JSON lines to ``events``."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(layout.data)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for source, target in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        os.closerange(3, events)  # what the terminal's shell had open is none of ours
+        os.closerange(events + 1, os.sysconf("SC_OPEN_MAX"))
+
+        def tell(event: str, facts: dict[str, Any]) -> None:
+            line = json.dumps({"event": event, **facts})
+            os.write(1, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n".encode())
+            with contextlib.suppress(BrokenPipeError):  # whoever started us has heard enough
+                os.write(events, line.encode() + b"\n")
+
+        code = supervise(scope, layout, tell, wait_catalog)
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
 
 
 def stop(layout: Layout, timeout_s: float = STOP_S) -> bool:

@@ -83,13 +83,16 @@ def up(
         from ._supervise import supervise
 
         errors: list[str] = []
+        ready_after: list[float] = []
 
         def listener(event: str, facts: dict[str, Any]) -> None:
             tell(event, facts)
             if event == "error":
                 errors.append(str(facts["message"]))
+            if event == "ready":
+                ready_after.append(facts["seconds"])
             if event == ("ready" if no_wait_catalog else "catalog"):
-                _print_up(layout, None, as_json)
+                _print_up(layout, ready_after[0], as_json)
 
         code = supervise(microscope, layout, listener, wait_catalog=not no_wait_catalog)
         if errors:
@@ -101,10 +104,12 @@ def up(
         seconds = start(microscope, layout, tell, wait_catalog=not no_wait_catalog)
     except StartError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted: everything that had started is stopped again", 130)
     _print_up(layout, seconds, as_json)
 
 
-def _print_up(layout: Layout, seconds: float | None, as_json: bool) -> None:
+def _print_up(layout: Layout, seconds: float, as_json: bool) -> None:
     runtime = layout.runtime() or {}
     if as_json:
         print_json({**runtime, "data": str(layout.data), "seconds_to_ready": seconds})

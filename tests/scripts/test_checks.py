@@ -90,7 +90,7 @@ def test_a_full_disk_is_refused_with_what_is_free_and_what_is_needed(tmp_path: P
     layout = Layout(tmp_path)
     _checks.create(layout)
     with pytest.raises(
-        StartError, match=r"GB free, less than the 1e\+09 GB needed \(scope\.yml: storage\.min_free_gb\)"
+        StartError, match=r"GB free, less than the 1000000000 GB needed \(scope\.yml: storage\.min_free_gb\)"
     ):
         _checks.room(scope_with(storage__min_free_gb="1.0e+9"), layout)
 
