@@ -88,6 +88,13 @@ async def _valkey(context: Context) -> Component:
 
 
 async def _queue_status(context: Context) -> dict[str, Any] | str:
+    path = context.control.removeprefix("ipc://")
+    if path != context.control:
+        try:  # 0MQ itself would wait for somebody to listen
+            _, writer = await asyncio.open_unix_connection(path)
+            writer.close()
+        except OSError:
+            return f"nobody listens at {context.control}: start python -m queuescope.startup"
     try:
         return await ask(context.control, "status", deadline_s=DEADLINE_S)
     except QueueUnreachable as error:

@@ -23,6 +23,8 @@ import httpx
 import pytest
 import zmq
 
+from queuescope.config import load_scope
+from queuescope.hardware import connect as connect_hardware
 from queuescope.layout import ROLES, Layout
 
 PATIENCE_S = 60
@@ -310,7 +312,33 @@ def _start_queue_server(layout: Layout, valkey_port: int) -> Process:
             }
         )
     )
-    return Process([sys.executable, "-m", "bluesky_queueserver.manager.start_manager", "--config", str(settings)])
+    start = "from bluesky_queueserver.manager.start_manager import start_manager; start_manager()"
+    process = Process([sys.executable, "-c", start, "--config", str(settings)])
+    until(lambda: layout.control_socket.exists() or process.popen.poll() is not None)
+    assert process.popen.poll() is None, process.output()
+    return process
+
+
+def _start_hardware(layout: Layout) -> Process:
+    process = Process(
+        [sys.executable, "-m", "queuescope.hardware", "--scope", "demo-dispim", "--data", str(layout.data)]
+    )
+    hardware = connect_hardware(load_scope("demo-dispim", environ={}), layout, timeout_s=PATIENCE_S)
+    hardware.close()
+    return process
+
+
+@pytest.fixture
+def start_hardware() -> Iterator[Callable[[Layout], Process]]:
+    """Starts hardware processes and waits until they answer; stops them after the test."""
+    with contextlib.ExitStack() as running:
+
+        def start(layout: Layout) -> Process:
+            process = _start_hardware(layout)
+            running.callback(process.stop)
+            return process
+
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -321,9 +349,7 @@ def stack(data_folder: Callable[[str], Path]) -> Iterator[Stack]:
     with contextlib.ExitStack() as running:
         valkey = _start_valkey(layout, port)
         running.callback(valkey.stop)
-        hardware = Process(
-            [sys.executable, "-m", "queuescope.hardware", "--scope", "demo-dispim", "--data", str(layout.data)]
-        )
+        hardware = _start_hardware(layout)
         running.callback(hardware.stop)
         queue = _start_queue_server(layout, port)
         running.callback(queue.stop)
