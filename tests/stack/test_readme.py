@@ -1,0 +1,57 @@
+"""The README's Python, run as it stands against a live stack."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(section: str) -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    body = re.split(r"^## ", text, flags=re.MULTILINE)
+    (found,) = [part for part in body if part.startswith(section)]
+    return re.findall(r"```python\n(.*?)```", found, flags=re.DOTALL)
+
+
+def test_an_agent_submits_and_jupyter_reads(stack: Any) -> None:
+    names: dict[str, Any] = {"http_url": stack.http, "agent_key": stack.key("agent"), "data_dir": stack.data}
+    (submit,) = blocks("An agent submits")
+    (read,) = blocks("Jupyter reads a run")
+    exec(compile(submit, "README.md", "exec"), names)
+    item = stack.wait(names["item_uid"])
+    assert item["result"]["exit_status"] == "completed", item["result"]["msg"]
+    names["RM"].close()
+
+    (names["run_uid"],) = item["result"]["run_uids"]
+    waited_for(stack, names["run_uid"])
+    exec(compile(read, "README.md", "exec"), names)
+    assert names["middle"].shape == (2048, 2048)
+    names["run"].context.http_client.close()
+
+
+def waited_for(stack: Any, run_uid: str) -> None:
+    """Until the courier has delivered the whole run."""
+    import time
+
+    import queuescope
+
+    catalog = queuescope.catalog(stack.data)
+    deadline = time.monotonic() + 60
+    while run_uid not in catalog or "stop" not in catalog[run_uid].metadata:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    catalog.context.http_client.close()
+
+
+def test_every_link_leads_somewhere() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)} links to {target}"
+
+
+def test_the_commands_of_the_readme_exist(stack: Any) -> None:
+    used = set(re.findall(r"^scripts/queuescope (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    assert {"demo", "up", "run"} <= used
+    for name in used:
+        assert stack.command(name, "--help").returncode == 0, name
