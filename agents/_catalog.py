@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..layout import Layout
 
@@ -38,14 +39,33 @@ def catalog(data: str | os.PathLike[str] | None = None, key: str | None = None) 
     if isinstance(data, str) and data.startswith(("http://", "https://")):
         url = data
         if key is None:
-            raise CatalogNotFoundError(f"{url} opens with a key only: pass key=…, the key of the role agent or observer")
+            raise CatalogNotFoundError(
+                f"{url} opens with a key only: pass key=…, the key of the role agent or observer"
+            )
     else:
         layout = Layout(data)
         url = _address(layout)
         key = key or _key(layout)
     from tiled.client import from_uri
 
-    return from_uri(url, api_key=key)
+    return from_uri(url, _own_clients(), api_key=key)
+
+
+def _own_clients() -> Any:
+    """Tiled's table of client classes, for this catalog alone.
+
+    ``catalog.v1``, ``catalog.v2`` and databroker enter their own class for runs into the table that all clients of a process
+    share; from then on ``run["primary"]["cam_a"]`` is a KeyError everywhere (bluesky_tiled_plugins 2.0.12).
+    """
+    import bluesky_tiled_plugins
+    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
+    from tiled.utils import OneShotCachedMap
+
+    shared = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]
+    classes = {name: partial(shared.__getitem__, name) for name in shared}
+    for name in ("CatalogOfBlueskyRuns", "BlueskyRun", "BlueskyEventStream"):
+        classes[name] = partial(getattr, bluesky_tiled_plugins, name)
+    return OneShotCachedMap(classes)
 
 
 def _address(layout: Layout) -> str:
@@ -54,7 +74,9 @@ def _address(layout: Layout) -> str:
         raise CatalogNotFoundError(f"nothing runs on {layout.data}: start it with `queuescope up --data {layout.data}`")
     url = runtime.get("tiled")
     if not url:
-        raise CatalogNotFoundError(f"{layout.runtime_json} names no Tiled server: is it still starting? (`queuescope ready`)")
+        raise CatalogNotFoundError(
+            f"{layout.runtime_json} names no Tiled server: is it still starting? (`queuescope ready`)"
+        )
     return str(url)
 
 

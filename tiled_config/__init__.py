@@ -4,6 +4,6 @@
 Importing this package imports neither Tiled nor Bluesky.
 """
 
-from ._prepare import READERS, prepare, tiled_url
+from ._prepare import prepare, tiled_url
 
-__all__ = ["READERS", "prepare", "tiled_url"]
+__all__ = ["prepare", "tiled_url"]

@@ -61,7 +61,9 @@ class Courier:
         self._started: set[str] = set()
         """Runs that have an entry in the catalog, finished or not."""
         self._closed: set[str] = set()
-        """Logs known to end with a stop document."""
+        """Logs known to end with a stop document, or to be past mending."""
+        self._ignored: set[str] = set()
+        """Files in the folder that are no run's log."""
         self._inbox: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._connect_at = 0.0
@@ -102,28 +104,33 @@ class Courier:
     def _rescan(self) -> None:
         for path in self._documents.glob("*.jsonl"):
             self._notice(path.stem)
-        for run_uid, run in self._runs.items():
-            if run_uid in self._closed:
-                continue
+        for run_uid in self._runs.keys() - self._closed:
+            log = self._runs[run_uid].log
             try:
-                if is_complete(run.log) or close_orphan(run.log) is not None:
+                if is_complete(log) or close_orphan(log) is not None:
                     self._closed.add(run_uid)
-            except (DocumentLogError, OSError) as error:
-                logger.error("run %s: its log can't be closed: %s", run_uid, error)
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                logger.error("run %s: its log can't be closed: %r", run_uid, error)
                 self._closed.add(run_uid)
 
     def _notice(self, run_uid: str) -> None:
         """Take a log into the list of runs to deliver, once it has a start document."""
-        if run_uid in self._delivered or run_uid in self._runs:
+        if run_uid in self._delivered or run_uid in self._runs or run_uid in self._ignored:
             return
         path = self._documents / f"{run_uid}.jsonl"
         try:
-            name, start = next(iter(DocumentLog(path)), (None, {}))
-        except (DocumentLogError, OSError) as error:
-            logger.error("run %s: its log can't be read: %s", run_uid, error)
-            return
-        if name == "start":
+            first = next(iter(DocumentLog(path)), None)
+            if first is None:
+                return
+            name, start = first
+            if name != "start" or start["uid"] != run_uid:
+                raise DocumentLogError(f"it begins with the {name} document of run {start.get('uid')}")
             self._runs[run_uid] = _Run(path, float(start["time"]))
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            logger.error("%s is not a run's log: %r", path, error)
+            self._ignored.add(run_uid)
 
     def _deliver(self) -> float:
         """Deliver what is pending; return seconds until the next attempt is due."""
@@ -202,7 +209,7 @@ class Courier:
         for run in self._runs.values():
             run.delivery = None
         self._connect_failures += 1
-        self._connect_at = time.monotonic() + min(5.0, 0.25 * 2 ** min(self._connect_failures, 8))
+        self._connect_at = time.monotonic() + min(2.0, 0.25 * 2 ** min(self._connect_failures, 8))
 
     def _set_aside(self, run_uid: str, run: _Run, error: Exception) -> None:
         run.delivery = None

@@ -15,10 +15,8 @@ from ..config import Scope
 from ..layout import ROLES, Layout
 from ._logging import log_config
 
-READERS = ROLES
-"""Every role reads the catalog and none writes it: documents come from the courier alone."""
-
 READ_SCOPES = ["read:metadata", "read:data"]
+"""What the key of every role may do: documents come from the courier alone."""
 COURIER = "courier"
 COURIER_SCOPES = [
     *READ_SCOPES,
@@ -57,7 +55,9 @@ def prepare(scope: Scope, layout: Layout) -> Path:
     """
     for folder in (layout.data, *volume_folders(scope, layout)):
         if set("#?$") & set(str(folder)):
-            raise ValueError(f"{folder} has one of # ? $ in its path, which Tiled can't open: choose another data directory")
+            raise ValueError(
+                f"{folder} has one of # ? $ in its path, which Tiled can't open: choose another data directory"
+            )
     layout.create()
     # The catalog's own tables and arrays hold the scalars of event documents; volumes stay where they were acquired.
     tables, arrays, keys = (
@@ -164,7 +164,7 @@ async def _make_keys(path: Path, layout: Layout) -> None:
             await connection.run_sync(Base.metadata.create_all)
         await _stamp(engine, REQUIRED_REVISION)
         async with AsyncSession(engine) as session:
-            for name in (*READERS, COURIER):
+            for name in (*ROLES, COURIER):
                 scopes = COURIER_SCOPES if name == COURIER else READ_SCOPES
                 role = orm.Role(name=name, description="", scopes=scopes)
                 secret = bytes.fromhex(layout.key(name))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import zarr
+from starlette.exceptions import HTTPException
 from tiled.adapters.zarr import ZarrAdapter, ZarrArrayAdapter
 from tiled.structures.data_source import Management
 from tiled.utils import path_from_uri
@@ -24,13 +26,16 @@ class VolumeAdapter(ZarrAdapter):
 
         Raises
         ------
-        FileNotFoundError
-            Where the volume is not there; Tiled answers 404.
+        HTTPException
+            410 where the volume is not there.
         """
         if data_source.management != Management.external:
             return super().from_catalog(data_source, node, **kwargs)
-        path = unquote(str(path_from_uri(data_source.assets[0].data_uri)))  # Tiled leaves a space as %20
-        array = zarr.open_array(path, mode="r")
+        path = Path(unquote(str(path_from_uri(data_source.assets[0].data_uri))))  # Tiled leaves a space as %20
+        try:
+            array = zarr.open_array(path, mode="r")
+        except FileNotFoundError as error:
+            raise HTTPException(410, f"the volume {path.parent.name} is not where it was acquired") from error
         return ZarrArrayAdapter(
             array, structure=data_source.structure, metadata=node.metadata_, specs=node.specs, **kwargs
         )

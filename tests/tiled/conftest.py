@@ -193,7 +193,7 @@ class Acquisition:
             self._write_shape(name, planned)
             resource = self._run.compose_stream_resource(
                 mimetype="application/x-zarr",
-                uri=f"file://localhost{self.volume(name)}/0",  # raw: Tiled doesn't decode %20
+                uri=(self.volume(name) / "0").as_uri().replace("file:///", "file://localhost/"),
                 data_key=name,
                 parameters={"chunk_shape": [1, *size], "uri_client": f"data://DATA/volumes/{self.volume(name).name}"},
             )

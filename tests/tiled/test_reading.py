@@ -82,5 +82,7 @@ def test_the_how_to_page_runs_as_written(stand: Any, run: Any) -> None:
     np.testing.assert_array_equal(names["thumbnail"], run.frames["cam_a"][0][::8, ::8])
     assert names["names"][0] == "start"
     assert names["names"][-1] == "stop"
-    for client in (names["catalog"], names["plain"]):
+    again = names["catalog"][run.uid]["primary"]["cam_b"].read()  # databroker has left this catalog alone
+    np.testing.assert_array_equal(again, run.acquired("cam_b"))
+    for client in (names["catalog"], names["plain"], names["db"].v2):
         client.context.http_client.close()

@@ -104,12 +104,20 @@ def test_a_run_whose_worker_died_is_closed_and_says_why(shaky: Any, acquire: Any
 
 def test_a_run_that_tiled_refuses_keeps_nobody_waiting(shaky: Any, acquire: Any) -> None:
     shaky.have()
+    (shaky.layout.documents / "notes.jsonl").write_text("this is no log\n")
+    (shaky.layout.documents / "copy.jsonl").write_text('{"name": "start", "doc": {"uid": "another", "time": 1}}\n')
+    (shaky.layout.documents / "odd.jsonl").write_text(
+        '{"name": "start", "doc": {"uid": "odd", "time": 1}}\n{"name": "event", "doc": {}}\n'
+    )
     bad = acquire(shaky.layout)
     bad.write("event", {"no": "such event"})
     bad.stop()
     good = acquire(shaky.layout)
     good.expose(1)
     good.stop()
+    shaky.courier.wait_for("notes.jsonl is not a run's log")
+    shaky.courier.wait_for("copy.jsonl is not a run's log: .*begins with the start document of run another")
+    shaky.courier.wait_for("run odd: its log can't be closed")
     shaky.courier.wait_for(f"run {bad.uid} can't be delivered")
     shaky.courier.wait_for(f"run {good.uid} delivered")
     assert_there_once(shaky, good)
@@ -133,18 +141,6 @@ def test_sigterm_ends_the_courier_and_the_next_one_goes_on(shaky: Any, acquire: 
     assert_there_once(shaky, going)
 
 
-def test_sigterm_ends_a_courier_that_waits_for_a_tiled_that_hangs(shaky: Any) -> None:
-    shaky.have(tiled=False, courier=False)
-    with socket.create_server(("127.0.0.1", shaky.port)) as deaf:
-        shaky.have(tiled=False)
-        connection, _ = deaf.accept()
-        with connection:
-            began = time.monotonic()
-            code, shaky.courier = shaky.courier.end(), None
-    assert code == 0
-    assert time.monotonic() - began < 10  # it says 2 s; a request would wait for 30
-
-
 def test_a_second_courier_is_refused(shaky: Any) -> None:
     shaky.have()
     shaky.courier.wait_for("connected to Tiled")
@@ -158,6 +154,18 @@ def test_a_second_courier_is_refused(shaky: Any) -> None:
     )
     assert second.returncode != 0
     assert f"pid {shaky.courier.pid}" in second.stderr
+
+
+def test_sigterm_ends_a_courier_that_waits_for_a_tiled_that_hangs(shaky: Any) -> None:
+    shaky.have(tiled=False, courier=False)
+    with socket.create_server(("127.0.0.1", shaky.port)) as deaf:
+        shaky.have(tiled=False)
+        connection, _ = deaf.accept()
+        with connection:
+            began = time.monotonic()
+            code, shaky.courier = shaky.courier.end(), None
+    assert code == 0
+    assert time.monotonic() - began < 10  # it says 2 s; a request would wait for 30
 
 
 def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
