@@ -1,4 +1,4 @@
-"""``scripts/queuescope`` on a machine with only Python and pip: it installs itself once, wherever it lies. A tiny package stands in."""
+"""``scripts/queuescope`` on a machine with only Python and pip installs itself once, wherever it lies (a tiny package stands in)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_first_use_installs_and_later_uses_are_the_installed_command(clone: Path
     assert use(clone)[2] == ""
 
     moved = clone.rename(clone.with_name("moved"))
-    code, stdout, stderr = use(moved)
+    code, _, stderr = use(moved)
     assert code == 0, stderr
     assert "making" in stderr
 
