@@ -6,6 +6,7 @@ Prepares its files in ``DIR/services``, then serves what ``tiled serve config DI
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from ..layout import process_arguments
@@ -22,7 +23,10 @@ def main() -> None:
         del os.environ[name]
     os.umask(0o077)
     leave_out_sparse()
-    path = prepare(scope, layout)
+    try:
+        path = prepare(scope, layout)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"Tiled can't start: {error}")
 
     import uvicorn
     from tiled.config import Authentication, parse_configs
