@@ -1,4 +1,4 @@
-"""``scripts/queuescope`` on a machine with only Python and pip installs itself once, wherever it lies (a tiny package stands in)."""
+"""``scripts/queuescope`` installs itself once, on a machine with only Python and pip, wherever it lies. A tiny package stands in."""
 
 from __future__ import annotations
 
