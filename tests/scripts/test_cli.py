@@ -134,7 +134,7 @@ def test_ctrl_c_aborts_the_running_plan(stack_no_catalog: Any) -> None:
     assert run.returncode == 130
     assert "acquire_volume cancelled: paused and aborted" in stderr
     manager.wait_for_idle(timeout=30)
-    [item] = [i for i in manager.history_get()["items"] if i["meta"].get("op_key") == "cli-test-ctrl-c"]
+    [item] = [i for i in manager.history_get()["items"] if i.get("meta", {}).get("op_key") == "cli-test-ctrl-c"]
     assert item["result"]["exit_status"] == "aborted"
 
 

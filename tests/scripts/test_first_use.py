@@ -1,4 +1,4 @@
-"""``scripts/queuescope`` installs itself once, on a machine with only Python and pip, wherever it lies. A tiny package stands in."""
+"""``scripts/queuescope`` installs itself once, with only Python and pip there, wherever it lies. A tiny package stands in."""
 
 from __future__ import annotations
 
