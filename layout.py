@@ -112,6 +112,16 @@ def dataset_uri(scope: Scope, run_uid: str, dataset: str) -> str:
     return f"data://{scope.storage.root}/volumes/{run_uid}_{dataset}.ome.zarr"
 
 
+def frames_on_disk(volume: Path) -> int | None:
+    """Complete lines of a volume's frame list, each a frame whose bytes are durable; None where its folder can't be seen."""
+    log = volume.with_name(volume.name.removesuffix(".ome.zarr") + ".frames.jsonl")
+    try:
+        with log.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except FileNotFoundError:
+        return 0 if log.parent.is_dir() else None
+
+
 def resolve_uri(layout: Layout, scope: Scope, uri: str, view: str) -> Path:
     """The file of a ``data://ROOT/relative`` uri as ``hardware``, ``tiled`` or ``clients`` see it.
 

@@ -9,8 +9,8 @@ from typing import Any
 from event_model import ComposeStreamResource
 
 from ..config import Scope
-from ..hardware import DatasetPlan, DatasetState, Hardware, RecordingPlan, RecordingState
-from ..layout import Layout, resolve_uri
+from ..hardware import DatasetPlan, DatasetState, Hardware, HardwareError, RecordingPlan, RecordingState
+from ..layout import Layout, dataset_uri, frames_on_disk, resolve_uri
 
 
 class RunRecordings:
@@ -55,15 +55,34 @@ class RunRecordings:
             self._open |= {dataset.name: state.recording for dataset in datasets}
             return state
 
-    def end_run(self) -> dict[str, int]:
-        """Close the run's files; return the frames written of each dataset."""
+    def end_run(self) -> tuple[dict[str, int | None], str | None]:
+        """Close the run's files.
+
+        Returns
+        -------
+        tuple
+            The frames written of each dataset, and why the files could not be closed (None where they were). Where the
+            hardware has gone they are counted in the frame lists on disk; None where those can't be seen from here.
+        """
         with self._lock:
-            recordings, self._run_uid, self._open = dict(self._open), None, {}
-        frames: dict[str, int] = {}
+            run_uid, recordings = self._run_uid, dict(self._open)
+            self._run_uid, self._open = None, {}
+        frames: dict[str, int | None] = {}
+        problems: list[str] = []
         for recording in dict.fromkeys(recordings.values()):
-            state = self._hardware.close_recording(recording)
-            frames |= {name: dataset.frames_written for name, dataset in state.datasets.items()}
-        return frames
+            try:
+                state = self._hardware.close_recording(recording)
+                frames |= {name: dataset.frames_written for name, dataset in state.datasets.items()}
+            except HardwareError as error:
+                problems.append(f"files not closed: {error}")
+                for name in [n for n, of in recordings.items() if of == recording]:
+                    frames[name] = self.on_disk(str(run_uid), name)
+        return frames, "; ".join(problems) or None
+
+    def on_disk(self, run_uid: str, name: str) -> int | None:
+        """Frames of a dataset, counted without the hardware; None where its folder can't be seen from here."""
+        uri = dataset_uri(self._scope, run_uid, name)
+        return frames_on_disk(resolve_uri(self._layout, self._scope, uri, "tiled"))
 
     def asset_stream(self, dataset: DatasetState, planned: int | None) -> AssetStream:
         """The stream documents of a dataset."""

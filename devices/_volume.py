@@ -11,7 +11,16 @@ from typing import Any
 from ophyd.ophydobj import OphydObject
 from ophyd.status import Status
 
-from ..hardware import DatasetPlan, Hardware, RecordingError, RecordingState, VolumeProgram
+from ..hardware import (
+    DatasetPlan,
+    Hardware,
+    HardwareError,
+    HardwareGoneError,
+    RecordingError,
+    RecordingState,
+    UnknownNameError,
+    VolumeProgram,
+)
 from ._recordings import AssetStream, RunRecordings, frame_key
 from ._status import in_thread
 
@@ -111,7 +120,11 @@ class VolumeFlyer(OphydObject):
             if news and not to_the_end and rest <= 0:
                 return
             wait_s = rest if rest > 0 else LONG_POLL_S
-            state = self._state = self._hardware.recording(state.recording, seen=state.version, wait_s=wait_s)
+            try:
+                state = self._state = self._hardware.recording(state.recording, seen=state.version, wait_s=wait_s)
+            except (HardwareGoneError, UnknownNameError) as error:
+                self._state = self._lost(state, error)
+                raise
         if state.phase == "failed":
             raise RecordingError(
                 state.error or "the volume failed",
@@ -119,9 +132,21 @@ class VolumeFlyer(OphydObject):
             )
 
     def stop(self, *, success: bool = False) -> None:
-        """End a running volume after the slice in hand; done when it has ended."""
+        """End a running volume after the slice in hand; done when it has ended. With its hardware it ended anyhow."""
         if self._kickoff is not None and self._state is not None and self._state.phase == "running":
-            self._state = self._hardware.stop_volume(self._state.recording)
+            try:
+                self._state = self._hardware.stop_volume(self._state.recording)
+            except (HardwareGoneError, UnknownNameError) as error:
+                self._state = self._lost(self._state, error)
+
+    def _lost(self, state: RecordingState, error: HardwareError) -> RecordingState:
+        """What is left of a volume whose hardware has gone: the frames that are on disk."""
+        datasets = {}
+        for name, dataset in state.datasets.items():
+            found = self._recordings.on_disk(state.run_uid, name)
+            frames = dataset.frames_written if found is None else max(found, dataset.frames_written)
+            datasets[name] = dataset.model_copy(update={"frames_written": frames})
+        return state.model_copy(update={"phase": "failed", "error": str(error), "datasets": datasets})
 
     def describe_collect(self) -> dict[str, dict[str, Any]]:
         _, state = self._require()

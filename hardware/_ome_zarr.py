@@ -19,6 +19,7 @@ import xxhash
 from yaozarrs import v05
 
 from ._surface import DatasetPlan
+from ._unfinished import Unfinished, drop_chunks, sync_folder, write_json
 
 PAGE = 4096
 """Direct writes need this alignment of address and length."""
@@ -51,7 +52,14 @@ class DatasetFiles:
     """The files of one dataset of a run."""
 
     def __init__(
-        self, volumes: Path, run_uid: str, plan: DatasetPlan, frame_shape: tuple[int, int], dtype: str, pixel_um: float
+        self,
+        volumes: Path,
+        run_uid: str,
+        plan: DatasetPlan,
+        frame_shape: tuple[int, int],
+        dtype: str,
+        pixel_um: float,
+        unfinished: Unfinished | None = None,
     ) -> None:
         stem = f"{run_uid}_{plan.name}"
         self.path = volumes / f"{stem}.ome.zarr"
@@ -61,6 +69,7 @@ class DatasetFiles:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.frame_bytes = frame_shape[0] * frame_shape[1] * self.dtype.itemsize
         self._pixel_um = pixel_um
+        self._unfinished = unfinished
         self._direct = bool(_O_DIRECT) and self.frame_bytes % PAGE == 0
         self._lines = -1
 
@@ -73,6 +82,8 @@ class DatasetFiles:
             Where any of it exists already.
         """
         self._lines = os.open(self.frames_jsonl, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        if self._unfinished is not None:
+            self._unfinished.add(self.path)
         self.path.mkdir()
         (self.path / "0").mkdir()
         write_json(self.path / "zarr.json", self._group())
@@ -81,13 +92,15 @@ class DatasetFiles:
         for index in range(min(self.plan.frames or 0, PREPARED)):
             self._folder(index).mkdir(parents=True)
         for folder in (self.path / "0" / "c", self.path / "0", self.path, self.path.parent):
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def discard(self) -> None:
         """Take back what `create` made, when a sibling could not be made."""
         self.release()
         shutil.rmtree(self.path, ignore_errors=True)
         self.frames_jsonl.unlink(missing_ok=True)
+        if self._unfinished is not None:
+            self._unfinished.remove(self.path)
 
     def set_frames(self, frames: int, durable: bool = True) -> None:
         """Write the array's metadata for this many frames, atomically."""
@@ -108,15 +121,15 @@ class DatasetFiles:
         try:
             if not folder.is_dir():
                 folder.mkdir(parents=True)
-                _sync_folder(folder.parent)
-                _sync_folder(folder.parent.parent)
+                sync_folder(folder.parent)
+                sync_folder(folder.parent.parent)
             descriptor = self._written(draft, pixels, buffer)
             try:
                 _sync(descriptor)
             finally:
                 os.close(descriptor)
             os.replace(draft, chunk)
-            _sync_folder(folder)
+            sync_folder(folder)
         except OSError:
             draft.unlink(missing_ok=True)
             chunk.unlink(missing_ok=True)
@@ -133,14 +146,12 @@ class DatasetFiles:
         """End with exactly this many frames: later chunks and empty folders go, the array's shape follows."""
         if self._lines < 0:
             return
-        chunks = self.path / "0" / "c"
-        if chunks.is_dir():
-            for folder in chunks.iterdir():
-                if int(folder.name) >= frames:
-                    shutil.rmtree(folder)
+        drop_chunks(self.path, frames)
         self.set_frames(frames)
         _sync(self._lines)
         self.release()
+        if self._unfinished is not None:
+            self._unfinished.remove(self.path)
 
     def release(self) -> None:
         """Close the frame list."""
@@ -213,19 +224,6 @@ class DatasetFiles:
         }
 
 
-def write_json(path: Path, content: dict[str, Any], durable: bool = True) -> None:
-    """Replace a file atomically."""
-    draft = path.with_name(f".{path.name}.draft")
-    with open(draft, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    os.replace(draft, path)
-    if durable:
-        _sync_folder(path.parent)
-
-
 def _write_all(descriptor: int, data: memoryview, path: Path) -> None:
     written = 0
     while written < len(data):
@@ -237,14 +235,3 @@ def _write_all(descriptor: int, data: memoryview, path: Path) -> None:
 
 def _sync(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, where the system has that (Windows syncs names with the file)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from ._lights import Lights
 from ._ome_zarr import DatasetFiles
 from ._recording import Dataset, Recording
 from ._surface import FrameSettings, RecordingPlan, RecordingState, VolumeProgram
+from ._unfinished import Unfinished
 from ._volume import VolumeRun, check_program
 from ._writer import FrameWriter
 
@@ -33,6 +34,8 @@ class Recorder:
     def __init__(self, scope: Scope, layout: Layout, axes: Axes, cameras: Cameras, lights: Lights) -> None:
         self._scope, self._axes, self._cameras, self._lights = scope, axes, cameras, lights
         self._volumes = layout.root(scope, scope.storage.root, "hardware") / "volumes"
+        self._unfinished = Unfinished(layout.services / "unfinished")
+        self._unfinished.mend()
         self._recordings: dict[str, Recording] = {}
         self._writer = FrameWriter()
         self._volume: VolumeRun | None = None
@@ -49,7 +52,7 @@ class Recorder:
             camera = self._cameras.state(dataset.camera)
             shape = (camera.height, camera.width)
             files[dataset.name] = DatasetFiles(
-                self._volumes, plan.run_uid, dataset, shape, camera.dtype, camera.pixel_um
+                self._volumes, plan.run_uid, dataset, shape, camera.dtype, camera.pixel_um, self._unfinished
             )
         self._create(list(files.values()))
         recording = Recording(uuid.uuid4().hex, self._scope, plan, files)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ..config import Scope
-from ..layout import Layout, resolve_uri
+from ..layout import Layout, frames_on_disk, resolve_uri
 from ._models import Dataset, Run
 from ._problems import Problem
 
@@ -58,12 +58,21 @@ def read_run(scope: Scope, layout: Layout, uid: str, tiled: str | None) -> Run:
         raise Problem("unknown_run", f"run {uid} has not begun: its document log is empty")
     return Run(
         uid=uid,
-        status=_STATUS.get(stop.get("exit_status", ""), "failed") if stop else "running" if writing else "interrupted",
+        status=_status(stop, writing),
         plan=_text(start.get("plan_name")),
         session_id=_text(start.get("session_id")),
         sample_id=_text(start.get("sample_id")),
         datasets=[_dataset(scope, layout, uid, documents, name, writing, tiled) for name in documents.resources],
     )
+
+
+def _status(
+    stop: dict[str, Any] | None, writing: bool
+) -> Literal["running", "succeeded", "failed", "aborted", "interrupted"]:
+    """A run whose worker died is `interrupted`, before and after the courier closed its log."""
+    if stop is None:
+        return "running" if writing else "interrupted"
+    return "interrupted" if stop.get("interrupted") else _STATUS.get(stop.get("exit_status", ""), "failed")
 
 
 class _Documents:
@@ -130,7 +139,7 @@ def _dataset(
     uri = parameters.get("uri_client", resource.get("uri", ""))
     volume = _seen_from(scope, layout, uri, "tiled")  # Tiled runs on this machine
     clients = _seen_from(scope, layout, uri, "clients")
-    written = None if volume is None else _frames_written(volume)
+    written = None if volume is None else frames_on_disk(volume)
     return Dataset(
         name=name,
         uri=uri,
@@ -151,16 +160,6 @@ def _seen_from(scope: Scope, layout: Layout, uri: str, view: str) -> Path | None
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _frames_written(volume: Path) -> int | None:
-    """Complete lines of a volume's frame log; None where its folder can't be seen from here."""
-    log = volume.with_name(volume.name.removesuffix(".ome.zarr") + ".frames.jsonl")
-    try:
-        with log.open("rb") as file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-    except FileNotFoundError:
-        return 0 if log.parent.is_dir() else None
 
 
 def _dtype_name(described: str) -> str:

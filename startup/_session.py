@@ -53,10 +53,12 @@ class ScopeRunEngine(RunEngine):
         elif name == DocumentNames.stop:
             try:
                 # Not in a thread: a pause would cancel the waiting here, and the stop document with it.
-                doc["frames"] = self._recordings.end_run()
-            except Exception as error:  # the stop document must come, whatever the hardware says
+                doc["frames"], problem = self._recordings.end_run()
+            except Exception as error:  # the stop document must come, whatever goes wrong here
+                problem = f"files not closed: {type(error).__name__}: {error}"
+            if problem is not None:
                 doc["exit_status"] = "fail"
-                doc["reason"] = "; ".join(filter(None, [doc.get("reason"), f"files not closed: {error}"]))
+                doc["reason"] = "; ".join(filter(None, [doc.get("reason"), problem]))
         await super().emit(name, doc)
 
 

@@ -13,6 +13,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from ..layout import frames_on_disk
 
 Document = dict[str, Any]
 
@@ -88,6 +91,7 @@ def close_orphan(path: Path) -> Document | None:
         start: Document | None = None
         stream_names: dict[str, str] = {}
         num_events: dict[str, int] = {}
+        frames: dict[str, int | None] = {}
         for name, document in log:
             if name == "start":
                 start = document
@@ -99,6 +103,8 @@ def close_orphan(path: Path) -> Document | None:
                 if stream is None:
                     raise DocumentLogError(f"{path}, line {log.lines}: a {name} before its descriptor")
                 num_events[stream] = max(num_events[stream], _last_seq_num(name, document))
+            elif name == "stream_resource":
+                frames[document["data_key"]] = frames_on_disk(_volume(document["uri"]))
             elif name == "stop":
                 return None
         if start is None:
@@ -110,9 +116,16 @@ def close_orphan(path: Path) -> Document | None:
             "exit_status": "fail",
             "reason": ORPHAN_REASON,
             "num_events": num_events,
+            "frames": frames,
+            "interrupted": True,
         }
         _append(file, log.offset, {"name": "stop", "doc": stop})
         return stop
+
+
+def _volume(uri: str) -> Path:
+    """The volume of a stream_resource's uri, ``file://localhost/…/x.ome.zarr/0``."""
+    return Path(unquote(urlsplit(uri).path)).parent
 
 
 def _last_seq_num(name: str, document: Document) -> int:

@@ -1,0 +1,77 @@
+"""What a killed hardware process leaves half-written is finished by the next one."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import xxhash
+import yaozarrs
+import zarr
+
+from queuescope.hardware import DatasetPlan, RecordingPlan, VolumeProgram, VolumeView, connect
+from queuescope.hardware._unfinished import Unfinished
+from queuescope.layout import Layout, frames_on_disk
+
+
+def test_the_next_process_finishes_what_a_killed_one_left(
+    tmp_path: Path,
+    make_scope: Callable[..., Any],
+    start_process: Callable[..., Any],
+    new_plan: Callable[..., RecordingPlan],
+    view: Callable[..., VolumeView],
+) -> None:
+    """R3.12: after SIGKILL in a volume the array's shape becomes the frames written, and each one reads back."""
+    scope, layout = make_scope(tmp_path, "own"), Layout(tmp_path / "data")
+    process = start_process(scope.path, layout.data).started()
+    hardware = connect(scope, layout, timeout_s=10)
+    state = hardware.open_recording(
+        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=150, axis="z", step_um=1))
+    )
+    state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 150),)))
+    while state.datasets["cam_a"].frames_written < 3:
+        state = hardware.recording(state.recording, seen=state.version, wait_s=20)
+    process.signal(signal.SIGKILL)
+    process.wait()
+    path = Path(state.datasets["cam_a"].path)
+    lines = path.with_name(path.name.replace(".ome.zarr", ".frames.jsonl"))
+    with lines.open("a") as file:
+        file.write('{"index": 9999, "half a l')  # as a kill in the middle of a line leaves it
+    assert zarr.open_array(f"{path}/0", mode="r").shape[0] == 150
+
+    start_process(scope.path, layout.data).started()
+    hardware.close()
+    frames = frames_on_disk(path)
+    assert frames is not None
+    assert 3 <= frames < 150
+    yaozarrs.validate_zarr_store(str(path))
+    array: Any = zarr.open_array(f"{path}/0", mode="r")
+    assert array.shape[0] == frames
+    for index, line in enumerate(map(json.loads, lines.read_text().splitlines())):
+        assert line["index"] == index
+        assert line["checksum"] == "xxh3_128:" + xxhash.xxh3_128_hexdigest(array[index].tobytes())
+    assert sorted(int(folder.name) for folder in (path / "0" / "c").iterdir()) == list(range(frames))
+    assert list((layout.services / "unfinished").iterdir()) == []
+
+
+def test_a_closed_recording_leaves_no_note(local: Any, new_plan: Callable[..., RecordingPlan], lit: Any) -> None:
+    """R3.12: only what is being written is noted."""
+    notes = Path(local._microscope._recorder._unfinished._folder)
+    state = local.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=1)))
+    assert [note.name for note in notes.iterdir()] == [f"{state.run_uid}_cam_a.ome.zarr"]
+    local.record_frame(state.recording, {"cam_a": lit})
+    local.close_recording(state.recording)
+    assert list(notes.iterdir()) == []
+
+
+def test_what_is_gone_or_can_not_be_mended_stops_no_start(tmp_path: Path) -> None:
+    """R3.12: a volume somebody removed is forgotten; one whose disk is away is tried again at the next start."""
+    unfinished = Unfinished(tmp_path / "unfinished")
+    (tmp_path / "volumes" / "made.ome.zarr").mkdir(parents=True)
+    for volume in ("volumes/removed.ome.zarr", "not mounted/away.ome.zarr", "volumes/made.ome.zarr"):
+        unfinished.add(tmp_path / volume)
+    assert unfinished.mend() == {"made.ome.zarr": 0}
+    assert [note.name for note in (tmp_path / "unfinished").iterdir()] == ["away.ome.zarr"]
