@@ -19,10 +19,12 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
     PrivateAttr,
     StringConstraints,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -82,10 +84,33 @@ class _Device(_Part):
     """True where loading the configuration moves this device (homing): a restart then waits for a person."""
 
 
+Reference = Literal["watched", "manual", "none"]
+"""Does this axis stand where its last move left it? ``watched``: at the next move and after a restart it must, else it is
+locked (`reference_lost`); ``manual``: a joystick moves it too, so only after a restart; ``none``: never compared, for
+controllers that forget their position when the configuration is loaded (Micro-Manager's demo adapters do)."""
+
+
+class LimitsFor(_Part):
+    """Narrower limits, by the name of the objective in place (`Scope.objectives`) and of the sample holder
+    (`Safety.holder`). Where it isn't known which one is in place, the narrowest of all count."""
+
+    objective: dict[Name, Limits] = Field(default_factory=dict)
+    holder: dict[Name, Limits] = Field(default_factory=dict)
+
+
+class LimitsForXY(_Part):
+    """The same for an XY stage."""
+
+    objective: dict[Name, LimitsXY] = Field(default_factory=dict)
+    holder: dict[Name, LimitsXY] = Field(default_factory=dict)
+
+
 class Stage(_Device):
     kind: Literal["stage"]
     units: Literal["um", "mm", "deg"] = "um"
     limits: Limits
+    limits_for: LimitsFor = LimitsFor()
+    reference: Reference = "watched"
     home: FiniteFloat | None = None
     view: View | None = None
     """The light-sheet view whose sheet this axis refocuses (a piezo)."""
@@ -97,6 +122,8 @@ class XYStage(_Device):
     kind: Literal["xy_stage"]
     units: Literal["um"] = "um"
     limits: LimitsXY
+    limits_for: LimitsForXY = LimitsForXY()
+    reference: Reference = "watched"
     tolerance: Annotated[FiniteFloat, Field(gt=0)] = 1.0
 
 
@@ -178,7 +205,8 @@ class Switch(_Part):
     """An on/off control: a property and the two values that open and close it."""
 
     label: str
-    property: str = "State"
+    property: str | None = "State"
+    """null: the device is a shutter that is opened and closed as such (it has no property of its own for that)."""
     on: str = "1"
     off: str = "0"
 
@@ -204,11 +232,20 @@ class Light(_Part):
     wavelength_nm: Annotated[FiniteFloat, Field(ge=200, le=2000)] | None = None
     laser_class: Literal["1", "1M", "2", "2M", "3R", "3B", "4"] | None = None
     gate: Switch
-    power: Power
+    power: Annotated[
+        Annotated[Power, Tag("set")] | Annotated[Literal["fixed"], Tag("fixed")],
+        Discriminator(lambda power: "fixed" if isinstance(power, str) else "set"),
+    ]
+    """``fixed``: said knowingly of a light whose power software can't set; it counts as 100 %."""
     emission: Switch | None = None
     gated_by: Literal["controller", "software"] = "software"
     verify: Literal["refresh", "none"] = "refresh"
     """``refresh``: the adapter asks the controller when read, so a closed gate is `verified`; ``none``: `assumed`."""
+
+    @property
+    def limits_pct(self) -> tuple[float, float]:
+        """Lowest and highest power in %; [100, 100] where the power is fixed."""
+        return (100.0, 100.0) if self.power == "fixed" else self.power.limits_pct
 
 
 class Channel(_Part):
@@ -254,6 +291,11 @@ class Safety(_Part):
     collision: tuple[dict[str, Limits], ...] = ()
     """Forbidden boxes: axis name to [low, high]; inside all of them at once is a collision."""
     retract_first: tuple[Name, ...] = ()
+    """Stages that stand at their `home` before any other stage moves, or an objective turret turns."""
+    retract_over: dict[str, Annotated[FiniteFloat, Field(gt=0)]] = Field(default_factory=dict)
+    """How far another axis may move without retraction, counted from where it stood when `retract_first` left home."""
+    holder: Name | None = None
+    """The sample holder that is mounted, which no device reports; null: unknown."""
     interlocks: tuple[Interlock, ...] = ()
     arm: Literal["none"] | Arming = "none"
 
@@ -380,7 +422,7 @@ class Scope(_Part):
                 raise ValueError(f"channels.{name}.filter is missing: say which of {states} holds {channel.emission!r}")
             if channel.filter is not None and channel.filter not in states:
                 raise ValueError(f"channels.{name}.filter: {channel.filter!r} is none of the state devices {states}")
-            limits = self.lights[channel.light].power.limits_pct
+            limits = self.lights[channel.light].limits_pct
             if channel.power_pct is not None and not limits[0] <= channel.power_pct <= limits[1]:
                 raise ValueError(
                     f"channels.{name}.power_pct {channel.power_pct} is outside {list(limits)}"
@@ -391,9 +433,18 @@ class Scope(_Part):
             for axis in box:
                 if axis not in axes:
                     raise ValueError(f"safety.collision: {axis!r} is none of the axes {sorted(axes)}")
+            if not box:
+                raise ValueError("safety.collision: a box without axes forbids everything: name its axes")
+        stages = self.of_kind("stage")
         for axis in self.safety.retract_first:
+            if axis not in stages:
+                raise ValueError(f"safety.retract_first: {axis!r} is none of the stages {sorted(stages)}")
+            if stages[axis].home is None:
+                raise ValueError(f"safety.retract_first: devices.{axis}.home is missing: say where it is retracted")
+        for axis in self.safety.retract_over:
             if axis not in axes:
-                raise ValueError(f"safety.retract_first: {axis!r} is none of the axes {sorted(axes)}")
+                raise ValueError(f"safety.retract_over: {axis!r} is none of the axes {sorted(axes)}")
+        self._narrower_limits_agree()
         for interlock in self.safety.interlocks:
             if interlock.device not in self.devices:
                 raise ValueError(f"safety.interlocks: {interlock.device!r} is none of devices: {sorted(self.devices)}")
@@ -401,6 +452,23 @@ class Scope(_Part):
             if camera not in self.of_kind("camera"):
                 raise ValueError(f"micromanager.core_per_camera: {camera!r} is none of the cameras")
         return self
+
+    def _narrower_limits_agree(self) -> None:
+        holders = set()
+        for axis in _axes(self.devices):
+            low, high = axis.limits
+            if axis.home is not None and not low <= axis.home <= high:
+                raise ValueError(f"devices.{axis.device}.home {axis.home:g} is outside its limits [{low:g}, {high:g}]")
+            for kind, by_name in (("objective", axis.limits_by_objective), ("holder", axis.limits_by_holder)):
+                for name, inner in by_name.items():
+                    where = f"devices.{axis.device}.limits_for.{kind}.{name}"
+                    if kind == "objective" and name not in self.objectives:
+                        raise ValueError(f"{where}: {name!r} is none of the objectives {sorted(self.objectives)}")
+                    if not (low <= inner[0] and inner[1] <= high):
+                        raise ValueError(f"{where} {list(inner)} reaches beyond the axis's limits {[low, high]}")
+            holders |= set(axis.limits_by_holder)
+        if self.safety.holder is not None and holders and self.safety.holder not in holders:
+            raise ValueError(f"safety.holder: {self.safety.holder!r} is none of the holders with limits {sorted(holders)}")
 
 
 class Axis(_Part):
@@ -416,6 +484,9 @@ class Axis(_Part):
     limits: Limits
     tolerance: float
     home: float | None = None
+    reference: Reference = "none"
+    limits_by_objective: dict[str, Limits] = Field(default_factory=dict)
+    limits_by_holder: dict[str, Limits] = Field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -435,6 +506,9 @@ def _axes(devices: Mapping[str, Any]) -> Iterator[Axis]:
                 limits=device.limits,
                 tolerance=device.tolerance,
                 home=device.home,
+                reference=device.reference,
+                limits_by_objective=device.limits_for.objective,
+                limits_by_holder=device.limits_for.holder,
             )
         elif isinstance(device, XYStage | Galvo):
             for component in ("x", "y"):
@@ -446,7 +520,18 @@ def _axes(devices: Mapping[str, Any]) -> Iterator[Axis]:
                     units=device.units,
                     limits=getattr(device.limits, component),
                     tolerance=device.tolerance,
+                    **_of_component(device, component),
                 )
+
+
+def _of_component(device: XYStage | Galvo, component: str) -> dict[str, Any]:
+    if isinstance(device, Galvo):
+        return {}
+    return {
+        "reference": device.reference,
+        "limits_by_objective": {n: getattr(xy, component) for n, xy in device.limits_for.objective.items()},
+        "limits_by_holder": {n: getattr(xy, component) for n, xy in device.limits_for.holder.items()},
+    }
 
 
 def bundled_scopes() -> list[str]:
@@ -553,6 +638,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         loc = [str(part) for part in problem["loc"]]
         if len(loc) > 2 and loc[0] == "devices" and loc[2] in _TAGS:
             del loc[2]  # pydantic names the kind of the union between the device and its field
+        if len(loc) > 3 and loc[0] == "lights" and loc[2] == "power" and loc[3] in ("set", "fixed"):
+            del loc[3]
         where = ".".join(loc)
         if problem["type"] == "missing" and ("limits" in loc or "limits_pct" in loc):
             what = "light" if loc[0] == "lights" else "axis"

@@ -129,7 +129,7 @@ class LightGate(_Setting):
         return self._hardware.light(self.name).on
 
     def check_value(self, value: bool | float) -> None:
-        low, high = self.settings.power.limits_pct
+        low, high = self.settings.limits_pct
         if isinstance(value, bool):
             return
         if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:

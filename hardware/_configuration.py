@@ -133,7 +133,8 @@ def _without_startup_motion(lines: list[str], scope: Scope) -> list[str]:
     """`loadSystemConfiguration` applies the preset System/Startup: entries on lights and axes stay out unless allowed."""
     guarded = {axis.label for axis in scope.axes().values()}
     for light in scope.lights.values():
-        guarded |= {part.label for part in (light.gate, light.power, light.emission) if part is not None}
+        parts = (light.gate, light.power, light.emission)
+        guarded |= {part.label for part in parts if part is not None and part != "fixed"}
     kept = []
     for line in lines:
         fields = [field.strip() for field in line.split(",")]

@@ -92,7 +92,7 @@ class _Fit:
             yield axis.label, "Position"
         for light in self._scope.lights.values():
             for part in (light.gate, light.power, light.emission):
-                if part is not None:
+                if part is not None and part != "fixed" and part.property is not None:
                     yield part.label, part.property
 
     def _lights(self) -> Iterator[tuple[str, str]]:
@@ -103,6 +103,8 @@ class _Fit:
                 yield from self._switch(f"{where}.emission", light.emission)
             yield from self._refreshed(where, light)
             power = light.power
+            if power == "fixed":
+                continue
             if power.label not in self._loaded:
                 yield self._no_label(f"{where}.power.label", power.label)
                 continue
@@ -133,6 +135,10 @@ class _Fit:
     def _switch(self, where: str, switch: Switch) -> Iterator[tuple[str, str]]:
         if switch.label not in self._loaded:
             yield self._no_label(f"{where}.label", switch.label)
+        elif switch.property is None:
+            got = self._core.device_type(switch.label)
+            if got != "ShutterDevice":
+                yield f"{where}.label", f"{switch.label!r} is a {got}: name its property, or a ShutterDevice"
         else:
             yield from self._property(
                 f"{where}.property", switch.label, switch.property, values=(switch.on, switch.off)

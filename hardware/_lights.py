@@ -54,7 +54,7 @@ class Lights:
         LimitError
             Where it is not finite or outside the light's limits.
         """
-        low, high = self.light(name).power.limits_pct
+        low, high = self.light(name).limits_pct
         if power_pct is None:
             return low
         if not math.isfinite(power_pct) or not low <= power_pct <= high:
@@ -133,7 +133,7 @@ class Lights:
                 if switch is None:
                     continue
                 try:
-                    self._core.write_exactly(name, switch.label, switch.property, switch.off)
+                    self._switch(name, switch, False)
                 except Exception as error:  # R3.9: the next light is tried whatever this one does
                     problems.append(str(error))
         finally:
@@ -149,30 +149,51 @@ class Lights:
         if abs(self._power_pct(name) - power_pct) > 100 * POWER_TOLERANCE:
             self._set_power(name, power_pct)
         if light.emission is not None and not self._is_on(name, light.emission):
-            self._core.write_exactly(name, light.emission.label, light.emission.property, light.emission.on)
+            self._switch(name, light.emission, True)
 
     def _open(self, name: str) -> None:
-        gate = self._lights[name].gate
-        self._core.write_exactly(name, gate.label, gate.property, gate.on)
+        self._switch(name, self._lights[name].gate, True)
 
     def _close(self, name: str) -> None:
-        gate = self._lights[name].gate
         try:
-            self._core.write_exactly(name, gate.label, gate.property, gate.off)
+            self._switch(name, self._lights[name].gate, False)
         except HardwareError as error:
             kind = ReadbackError if isinstance(error, ReadbackError) else DeviceError
             raise kind(f"the gate of {name} may still be OPEN: {error}", **error.fields) from error
 
     def _power_pct(self, name: str) -> float:
         power = self._lights[name].power
+        if power == "fixed":
+            return 100.0
         return 100 * self._core.read_number(name, power.label, power.property) / power.full_scale
 
     def _set_power(self, name: str, power_pct: float) -> None:
         power = self._lights[name].power
+        if power == "fixed":
+            return
         value = power.full_scale * power_pct / 100
         self._core.write_number(name, power.label, power.property, value, POWER_TOLERANCE * power.full_scale)
 
+    def _switch(self, name: str, switch: Switch, on: bool) -> None:
+        """Set one switch, wait for its device, read it back."""
+        if switch.property is not None:
+            self._core.write_exactly(name, switch.label, switch.property, switch.on if on else switch.off)
+            return
+        self._core.ask(name, self._core.mm.setShutterOpen, switch.label, on)
+        self._core.wait(name, switch.label)
+        if self._is_on(name, switch) != on:
+            wanted, got = ("open", "closed") if on else ("closed", "open")
+            raise ReadbackError(
+                f"{name}: {switch.label} was set {wanted} and reads {got}",
+                thing=name,
+                value=wanted,
+                got=got,
+                limit=0,
+            )
+
     def _is_on(self, name: str, switch: Switch) -> bool:
+        if switch.property is None:
+            return bool(self._core.ask(name, self._core.mm.getShutterOpen, switch.label))
         reads = self._core.read(name, switch.label, switch.property)
         if same(reads, switch.on):
             return True

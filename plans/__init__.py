@@ -13,12 +13,16 @@ from ._template import Estimate, PlanContext, Template
 
 __all__ = ["Estimate", "ParameterError", "PlanContext", "Problem", "Template", "build_plans", "templates"]
 
-_TEMPLATES = (read_state, move_axis, snap, z_stack, acquire_volume)
+_TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (read_state, move_axis, snap, z_stack, acquire_volume)
 
 
 def templates(scope: Scope) -> dict[str, Template]:
-    """Every template with this microscope's bounds, by name. Needs no hardware."""
-    return {template.name: template for template in (make(scope) for make in _TEMPLATES)}
+    """The templates that this microscope can carry out, with its bounds, by name. Needs no hardware.
+
+    What it has no devices for is left out: no `acquire_volume` without light-sheet views.
+    """
+    made = (make(scope) for make in _TEMPLATES)
+    return {template.name: template for template in made if template is not None}
 
 
 def build_plans(scope: Scope, devices: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:

@@ -25,7 +25,7 @@ def frame_settings(parameters: Any, scope: Scope) -> FrameSettings:
         return FrameSettings()
     asked = parameters.channels[0]
     channel = scope.channels[asked.name]
-    lowest = scope.lights[channel.light].power.limits_pct[0]
+    lowest = scope.lights[channel.light].limits_pct[0]
     stored = lowest if channel.power_pct is None else channel.power_pct
     return FrameSettings(
         exposure_ms=channel.exposure_ms if asked.exposure_ms is None else asked.exposure_ms,
@@ -61,12 +61,14 @@ def go_and_select(parameters: Any, context: PlanContext) -> PlanBody:
         yield from bps.mv(context.devices["channel"], parameters.channels[0].name)
 
 
-def snap(scope: Scope) -> Template:
+def snap(scope: Scope) -> Template | None:
     cameras = list(scope.of_kind("camera"))
+    if not cameras:
+        return None
     model = create_model(
         "snap",
         __base__=Parameters,
-        camera=(choice(cameras, "the camera"), cameras[0] if cameras else ...),
+        camera=(choice(cameras, "the camera"), cameras[0]),
         n=(count(1, 10_000, "how many frames"), 1),
         channels=(channel_field(scope), None),
         position=(position_field(scope), None),
@@ -103,9 +105,11 @@ def centred_steps(centre: float, slices: int, step: float) -> list[float]:
     return [centre + (index - (slices - 1) / 2) * step for index in range(slices)]
 
 
-def z_stack(scope: Scope) -> Template:
+def z_stack(scope: Scope) -> Template | None:
     cameras = list(scope.of_kind("camera"))
     stages = {name: scope.axes()[name] for name, stage in scope.of_kind("stage").items() if stage.units == "um"}
+    if not cameras or not stages:
+        return None
     _, _, z = scope.sample_axes()
     widest = max((axis.limits[1] - axis.limits[0] for axis in stages.values()), default=0.0)
     lowest = min((axis.limits[0] for axis in stages.values()), default=0.0)
@@ -193,9 +197,11 @@ def stack_slices(range_um: float, step_um: float) -> int:
     return int(range_um / step_um + 1e-9) + 1
 
 
-def acquire_volume(scope: Scope) -> Template:
+def acquire_volume(scope: Scope) -> Template | None:
     """Needs, for each view, one camera and one stage (piezo) of that view; a galvo of the view where there is one."""
     views = {view: parts for view in ("A", "B") if (parts := _view_parts(scope, view)) is not None}
+    if not views:
+        return None
     piezos = [scope.axes()[piezo] for _, piezo, _ in views.values()]
     lowest, highest = max((p.limits[0] for p in piezos), default=0.0), min((p.limits[1] for p in piezos), default=0.0)
 

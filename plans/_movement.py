@@ -19,8 +19,10 @@ def device_of(context: PlanContext, axis: str) -> Any:
     return getattr(device, component) if component else device
 
 
-def move_axis(scope: Scope) -> Template:
+def move_axis(scope: Scope) -> Template | None:
     axes = scope.axes()
+    if not axes:
+        return None
     lowest = min((axis.limits[0] for axis in axes.values()), default=0.0)
     highest = max((axis.limits[1] for axis in axes.values()), default=0.0)
 

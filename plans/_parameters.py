@@ -92,7 +92,7 @@ def choice(options: list[str] | tuple[str, ...], doc: str) -> Any:
 
 
 def light_power(light: Light) -> tuple[float, float]:
-    return light.power.limits_pct
+    return light.limits_pct
 
 
 def channel_field(scope: Scope) -> Any:

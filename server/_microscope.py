@@ -75,7 +75,7 @@ def _view(scope: Scope, server_id: str | None, state: HardwareState) -> ScopeVie
             name: ScopeLight(
                 wavelength_nm=light.wavelength_nm,
                 laser_class=light.laser_class,
-                limits_pct=light.power.limits_pct,
+                limits_pct=light.limits_pct,
                 state=state.lights.get(name),
                 error=state.errors.get(name),
             )
