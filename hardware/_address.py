@@ -1,7 +1,8 @@
-"""Where the hardware process listens: a unix socket that only this user may open, or TCP by choice in the scope."""
+"""Where the hardware process listens: a unix socket that only this user may open, or TCP with certificates by choice."""
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,18 @@ class Address:
             return f"PYRO:{OBJECT}@./u:{self.socket_path}"
         return f"PYRO:{OBJECT}@{self.host}:{self.port}"
 
+    @property
+    def loopback(self) -> bool:
+        """TCP that never leaves this machine."""
+        return self.socket_path is None and (self.host == "localhost" or _ip_is(self.host, "is_loopback"))
+
+    @property
+    def urgent(self) -> Address:
+        """Where halt is heard, whatever goes on at this address: a socket beside it, or the next TCP port."""
+        if self.socket_path is not None:
+            return Address(self.socket_path.with_name("halt.sock"))
+        return Address(None, self.host, self.port + 1)
+
     def __str__(self) -> str:
         return str(self.socket_path) if self.socket_path is not None else f"tcp://{self.host}:{self.port}"
 
@@ -54,6 +67,13 @@ def address_of(scope: Scope, layout: Layout) -> Address:
             raise ConfigurationError(
                 f"services.hardware: {text!r} is not tcp://host:port", thing="services.hardware", value=text
             )
+        if _ip_is(parts.hostname, "is_unspecified"):
+            raise ConfigurationError(
+                f"services.hardware: {text!r} would listen on every network of the PC: name the address of one of its network"
+                " interfaces",
+                thing="services.hardware",
+                value=text,
+            )
         return Address(None, parts.hostname, port)
     if not hasattr(socket, "AF_UNIX"):
         raise ConfigurationError(
@@ -68,3 +88,10 @@ def address_of(scope: Scope, layout: Layout) -> Address:
             value=str(path),
         )
     return Address(path)
+
+
+def _ip_is(host: str, what: str) -> bool:
+    try:
+        return bool(getattr(ipaddress.ip_address(host), what))
+    except ValueError:  # a name
+        return False

@@ -26,6 +26,9 @@ from ._surface import SURFACE, Hardware
 
 log = logging.getLogger("queuescope.hardware")
 
+GOODBYE = "goodbye"
+"""Not a call of the surface: a client says that it leaves in good order."""
+
 
 def _strict_scalars(hint: Any) -> Any:
     if hint in (float, int, str, bool):
@@ -149,8 +152,8 @@ def run(target: Hardware, call: Call, values: Mapping[str, Any]) -> Any:
     """Carry a call out. An exception that is no `HardwareError` is a fault of ours: it is logged and named, never lost."""
     try:
         return getattr(target, call.name)(**values)
-    except HardwareError:
-        raise
+    except HardwareError as error:
+        raise getattr(target, "explain", lambda _, same: same)(call.name, error) from error.__cause__
     except Exception as error:
         log.error("%s failed unexpectedly\n%s", call.name, traceback.format_exc())
         kind = type(error).__name__
