@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,8 @@ class Core:
         self.mm.enableStderrLog(False)
         self.adapters = adapters
         self.call_timeout_s = call_timeout_s
+        self.asking: dict[int, tuple[str, Callable[..., Any], float]] = {}
+        """What each thread asks of MMCore now: the device, the function, since when (monotonic)."""
 
     def close(self) -> None:
         """Unload every device."""
@@ -85,11 +88,15 @@ class Core:
         DeviceError
             In MMCore's words.
         """
+        thread = threading.get_ident()
+        self.asking[thread] = (thing, function, time.monotonic())
         try:
             return function(*args)
         except _REFUSALS as error:
             words = " ".join(str(error).split())
             raise DeviceError(f"{thing}: {words} (Micro-Manager, {function.__name__})", thing=thing) from error
+        finally:
+            self.asking.pop(thread, None)
 
     def deadline(self, allowance_s: float = 0.0) -> Deadline:
         """``call_timeout_s`` plus ``allowance_s`` from now."""
