@@ -1,0 +1,65 @@
+"""What is told of halt, interlocks and arming."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Latch(_Value):
+    """Something that stays until an operator rearms."""
+
+    by: str
+    """Who halted, or which interlock opened."""
+    reason: str
+    at: float
+    """Seconds since the epoch."""
+
+
+class InterlockState(_Value):
+    kind: Literal["door", "lid", "key", "emergency_stop"]
+    closed: bool
+    """False also where it can't be read, or the last reading is older than 1 s."""
+    value: str | None = None
+    """The last reading."""
+    age_s: float | None = None
+    """Age of that reading; None before the first one."""
+    error: str | None = None
+    """Why it can't be read."""
+
+
+class SafetyState(_Value):
+    halted: Latch | None
+    interlock: Latch | None
+    """An interlock of kind door, lid or emergency_stop opened: light stays refused until an operator rearms."""
+    interlocks: dict[str, InterlockState]
+    arming: bool
+    """The scope asks for arming (scope file: safety.arm)."""
+    armed_until: float | None
+    """Seconds since the epoch; None while not armed."""
+    armed_by: str | None
+
+
+class HaltStep(_Value):
+    """Stopping one device, or switching one light off."""
+
+    name: str
+    done: bool
+    seconds: float
+    error: str | None = None
+
+
+class HaltReport(_Value):
+    """What a halt did. The latch holds in any case."""
+
+    halted: Latch
+    steps: tuple[HaltStep, ...]
+    seconds: float
+    """Until the last step was done, or given up."""
+    killed: bool
+    """A step did not answer: the hardware process ends itself hard, and its successor switches lights off first."""
