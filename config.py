@@ -35,6 +35,24 @@ RESERVED = {"channel", "volume"}
 """Names of the devices that every microscope gets (`queuescope.devices`)."""
 
 
+BLANK = "FILL_IN"
+"""What `queuescope init` writes where only a person knows the value: a scope with such an entry is refused."""
+
+_WANTED = {
+    "limits": "[low, high]: how far it may go, so that nothing is touched or damaged",
+    "x": "[low, high]: how far x may go, so that nothing is touched or damaged",
+    "y": "[low, high]: how far y may go, so that nothing is touched or damaged",
+    "limits_pct": "[low, high]: the lowest and highest power, in %, that any plan may ask for",
+    "exposure_ms": "[shortest, longest] exposure in ms",
+    "full_scale": "the property's value at 100 % power",
+    "power": "{label, property, full_scale, limits_pct: [low, high]}, or fixed where software can't set it",
+    "pixel_um": "the size of a pixel in µm",
+    "na": "the numerical aperture on the objective's barrel",
+    "laser_class": 'the class on the laser\'s label, in quotes: "1" … "3B", "4"',
+    "light": "the light of this channel: a name under lights",
+}
+
+
 class ScopeError(ValueError):
     """A scope file that can't be used. The text names the entry, its value and what to write instead."""
 
@@ -468,7 +486,9 @@ class Scope(_Part):
                         raise ValueError(f"{where} {list(inner)} reaches beyond the axis's limits {[low, high]}")
             holders |= set(axis.limits_by_holder)
         if self.safety.holder is not None and holders and self.safety.holder not in holders:
-            raise ValueError(f"safety.holder: {self.safety.holder!r} is none of the holders with limits {sorted(holders)}")
+            raise ValueError(
+                f"safety.holder: {self.safety.holder!r} is none of the holders with limits {sorted(holders)}"
+            )
 
 
 class Axis(_Part):
@@ -623,7 +643,22 @@ def _override(tree: dict[str, Any], variable: str, value: str) -> None:
     parent[key] = yaml.safe_load(value)
 
 
+def blanks(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every entry of a scope file that is still `BLANK`, and what is wanted there."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from blanks(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from blanks(value, f"{where}.{index}")
+    elif tree == BLANK:
+        yield where, _WANTED.get(where.rpartition(".")[2], "what the comment beside it says")
+
+
 def _validated(tree: dict[str, Any], path: Path) -> Scope:
+    left = [f"{path}: {where} is left blank: write {wanted}" for where, wanted in blanks(tree)]
+    if left:
+        raise ScopeError("\n".join(left))
     try:
         return Scope.model_validate(tree)
     except ValidationError as error:

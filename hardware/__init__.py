@@ -5,21 +5,31 @@
 Importing this package imports neither MMCore nor an RPC library.
 """
 
-from ._connect import ConnectedHardware, connect
+from ._connect import ConnectedHardware, connect, pinger
+from ._envelope import Envelope
 from ._errors import (
     ERRORS,
     ArgumentError,
+    CollisionError,
     ConfigurationError,
     DeviceError,
+    DisarmedError,
+    DoseError,
+    HaltedError,
     HardwareError,
     HardwareGoneError,
     HardwareTimeout,
+    InterlockError,
     LimitError,
     NotAllowedError,
     ReadbackError,
     RecordingError,
+    ReferenceLostError,
     UnknownNameError,
 )
+from ._event_types import EventBatch, EventKind, HardwareEvent
+from ._latch import LatchFile, log_safety
+from ._safety_state import HaltReport, HaltStep, InterlockState, Latch, SafetyState
 from ._surface import (
     SURFACE,
     CameraState,
@@ -43,18 +53,32 @@ __all__ = [
     "SURFACE",
     "ArgumentError",
     "CameraState",
+    "CollisionError",
     "ConfigurationError",
     "ConnectedHardware",
     "DatasetPlan",
     "DatasetState",
     "DeviceError",
+    "DisarmedError",
+    "DoseError",
+    "Envelope",
+    "EventBatch",
+    "EventKind",
     "FrameSettings",
+    "HaltReport",
+    "HaltStep",
+    "HaltedError",
     "Hardware",
     "HardwareError",
+    "HardwareEvent",
     "HardwareGoneError",
     "HardwareInfo",
     "HardwareState",
     "HardwareTimeout",
+    "InterlockError",
+    "InterlockState",
+    "Latch",
+    "LatchFile",
     "LightOff",
     "LightState",
     "LimitError",
@@ -63,9 +87,13 @@ __all__ = [
     "RecordingError",
     "RecordingPlan",
     "RecordingState",
+    "ReferenceLostError",
+    "SafetyState",
     "UnknownNameError",
     "Verification",
     "VolumeProgram",
     "VolumeView",
     "connect",
+    "log_safety",
+    "pinger",
 ]

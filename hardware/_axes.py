@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from ..config import Axis, Scope
 from ._deadlines import travel_s
-from ._errors import DeviceError, HardwareError, HardwareTimeout, LimitError, ReadbackError, UnknownNameError
+from ._envelope import Envelope
+from ._errors import DeviceError, HardwareError, HardwareTimeout, ReadbackError
 from ._mmcore import Core, Deadline
+from ._references import References
 
 MICROMETRES = {"um": 1.0, "mm": 1000.0, "deg": 1.0}
 """MMCore's stage unit (µm, or whatever the device counts) for one of the scope's units."""
@@ -23,11 +25,15 @@ SETTLE_S = 1.0
 class _Drive:
     """One physical device: one axis, or an x and a y that are moved by one call."""
 
-    def __init__(self, core: Core, axes: tuple[Axis, ...], kind: str) -> None:
-        self.core, self.axes, self.kind = core, axes, kind
+    def __init__(
+        self, core: Core, axes: tuple[Axis, ...], kind: str, permit: Callable[[], None], references: References
+    ) -> None:
+        self.core, self.axes, self.kind, self._permit, self._references = core, axes, kind, permit, references
         self.name, self.label = axes[0].device, axes[0].label
         self.lock = threading.RLock()
         self.stops = 0
+        self.moving = False
+        """A move is under way."""
         self._aim: tuple[float, ...] | None = None
 
     def read(self) -> tuple[float, ...]:
@@ -54,6 +60,8 @@ class _Drive:
             aim = tuple(self._kept(i, here[i]) if math.isnan(a) else a for i, a in enumerate(aim))
         raw = [a * MICROMETRES[axis.units] for a, axis in zip(aim, self.axes, strict=True)]
         mm = self.core.mm
+        self._permit()
+        self.moving = True
         if self.kind == "stage":
             self.core.ask(self.name, mm.setPosition, self.label, *raw)
         elif self.kind == "xy_stage":
@@ -61,6 +69,11 @@ class _Drive:
         else:
             self.core.ask(self.name, mm.setGalvoPosition, self.label, *raw)
         self._aim = aim
+        try:
+            self._permit()
+        except HardwareError:  # a halt meanwhile may have stopped it before it moved
+            self.stop()
+            raise
 
     def _kept(self, component: int, here: float) -> float:
         if self._aim is not None and abs(self._aim[component] - here) <= self.axes[component].tolerance:
@@ -96,6 +109,8 @@ class _Drive:
     def stop(self) -> None:
         self.stops += 1
         self._aim = None
+        if self.moving:
+            self._references.forget(axis.name for axis in self.axes)
         if self.kind != "galvo":  # a galvo has arrived when its call returns, and MMCore has no stop for it
             self.core.ask(self.name, self.core.mm.stop, self.label)
 
@@ -103,26 +118,31 @@ class _Drive:
 class Axes:
     """All axes of the scope, by name."""
 
-    def __init__(self, core: Core, scope: Scope) -> None:
+    def __init__(
+        self, core: Core, scope: Scope, references: References, permit: Callable[[], None] = lambda: None
+    ) -> None:
+        """``permit`` raises while nothing may move; it is asked before and after a move is started."""
         self._core = core
         self.by_name = scope.axes()
+        self.envelope, self.references = Envelope(scope), references
+        self._turret = next(iter(scope.of_kind("objective").items()), None)
+        self._anchor: Mapping[str, float] | None = None
+        self._together = threading.RLock()
+        """Held by moves whose limits depend on what else moves: one at a time."""
         self._drives: dict[str, _Drive] = {}
         for device, part in scope.of_kind("stage", "xy_stage", "galvo").items():
             own = tuple(axis for axis in self.by_name.values() if axis.device == device)
-            self._drives[device] = _Drive(core, own, part.kind)
+            self._drives[device] = _Drive(core, own, part.kind, permit, references)
+        homed = {axis.name for axis in self.by_name.values() if scope.devices[axis.device].moves_on_init}
+        references.compare_start(self.read_all()[0], homed)
+
+    def close(self) -> None:
+        """Nothing is expected of the axes' positions any more."""
+        self.references.close()
 
     def axis(self, name: str) -> Axis:
-        """The axis of this name.
-
-        Raises
-        ------
-        UnknownNameError
-            Where there is none.
-        """
-        if name not in self.by_name:
-            known = sorted(self.by_name)
-            raise UnknownNameError(f"{name!r} is none of the axes {known}", thing="axis", value=name, known=known)
-        return self.by_name[name]
+        """The axis of this name; `UnknownNameError` where there is none."""
+        return self.envelope.axis(name)
 
     def read(self, names: Iterable[str]) -> dict[str, float]:
         """Positions of these axes; a failed read raises."""
@@ -132,6 +152,16 @@ class Axes:
             drive = self._drives[device]
             found.update(zip((axis.name for axis in drive.axes), drive.read(), strict=True))
         return {axis.name: found[axis.name] for axis in wanted}
+
+    def glance(self, device: str) -> dict[str, float] | None:
+        """Positions of a device's axes if nobody moves it now, else None."""
+        drive = self._drives[device]
+        if not drive.lock.acquire(blocking=False):
+            return None
+        try:
+            return dict(zip((axis.name for axis in drive.axes), drive.read(), strict=True))
+        finally:
+            drive.lock.release()
 
     def read_all(self) -> tuple[dict[str, float], dict[str, str]]:
         """Positions of every axis that can be read, and by device why the others can't."""
@@ -145,41 +175,113 @@ class Axes:
         return found, errors
 
     def check(self, name: str, target: float) -> float:
-        """The target, if this axis may go there.
+        """The target, if this axis may go there; `LimitError` where it is not finite or outside the axis's limits."""
+        return self.envelope.check_target(name, target, self._objective((name,)))
 
-        Raises
-        ------
-        LimitError
-            Where it is not finite or outside the axis's limits.
-        """
-        axis = self.axis(name)
-        low, high = axis.limits
-        if not math.isfinite(target) or not low <= target <= high:
-            is_where = "outside" if math.isfinite(target) else "not a finite number, let alone inside"
-            raise LimitError(
-                f"{name} {target} {axis.units} is {is_where} [{low:g}, {high:g}] (scope file: {axis.source})",
-                thing=name,
-                value=target if math.isfinite(target) else repr(target),
-                limit=[low, high],
-            )
-        return float(target)
+    def check_sequence(self, steps: Sequence[Mapping[str, float]], back: bool = False) -> None:
+        """Moves that will follow each other, all of them before the first; ``back``: and then to where they began."""
+        moved = {name for targets in steps for name in targets}
+        for targets in steps:
+            for name, target in targets.items():
+                self.check(name, target)
+        with self._alone(moved):
+            here = self._here(moved)
+            steps = [*steps, {name: here[name] for name in moved}] if back else steps
+            self.envelope.check_sequence(here, steps, self._objective(moved), self._anchor)
 
     def move(self, targets: Mapping[str, float]) -> dict[str, float]:
         """Move axes together, wait for all, return the readbacks. Nothing moves unless every target passes."""
-        checked = {name: self.check(name, target) for name, target in targets.items()}
+        objective = self._objective(targets)
+        checked = {name: self.envelope.check_target(name, target, objective) for name, target in targets.items()}
         devices = sorted({self.by_name[name].device for name in checked})
         with ExitStack() as held:
+            held.enter_context(self._alone(checked))
             for device in devices:
                 held.enter_context(self._drives[device].lock)
+            here = self._here(checked, needed=False)
+            self.envelope.check_move(here, checked, self._objective(checked), self._anchor)
+            self._anchor = self.envelope.anchor_after(here, checked, self._anchor)
             deadline = self._core.deadline(travel_s(self.by_name[name] for name in checked))
             stops = {device: self._drives[device].stops for device in devices}
             parts = {d: {n: t for n, t in checked.items() if self.by_name[n].device == d} for d in devices}
-            for device in devices:
-                self._drives[device].send(parts[device], deadline)
-            arrived: dict[str, float] = {}
-            for device in devices:
-                arrived.update(self._drives[device].arrive(parts[device], stops[device], deadline))
+            self.references.leaving(here, checked)
+            try:
+                for device in devices:
+                    self._drives[device].send(parts[device], deadline)
+                arrived: dict[str, float] = {}
+                for device in devices:
+                    arrived.update(self._drives[device].arrive(parts[device], stops[device], deadline))
+                self.references.arrived(arrived)
+            finally:
+                for device in devices:
+                    self._drives[device].moving = False
         return {name: arrived[name] for name in checked}
+
+    def _here(self, moving: Iterable[str], needed: bool = True) -> dict[str, float]:
+        """Positions that the envelope and the references ask for before these axes move (``needed``: and their own).
+
+        Raises
+        ------
+        ReferenceLostError
+            Where one of them can't be trusted.
+        """
+        moving = set(moving)
+        asked = self.envelope.asks_positions(moving, self._anchor is not None)
+        if needed:
+            asked |= moving
+        asked |= moving & self.references.watched
+        here = self.read(sorted(asked))
+        self.references.compare(here)
+        self.references.require(moving)
+        return here
+
+    def _objective(self, names: Iterable[str]) -> str | None:
+        """The objective in place, where the limits of any of these axes depend on it; None: unknown, or it doesn't matter."""
+        if self._turret is None or not self.envelope.asks_objective(names):
+            return None
+        name, turret = self._turret
+        return self.envelope.objective_of(self._core.ask(name, self._core.mm.getStateLabel, turret.label))
+
+    @contextmanager
+    def _alone(self, names: Iterable[str]) -> Iterator[None]:
+        """Where these axes' limits depend on what else moves, nothing else moves meanwhile."""
+        names = set(names)
+        if not self.envelope.asks_positions(names) and not self.envelope.asks_objective(names):
+            yield
+            return
+        limit_s = self._core.call_timeout_s + travel_s(self.by_name.values())
+        if not self._together.acquire(timeout=limit_s):
+            raise HardwareTimeout(f"another move has not ended after {limit_s:g} s", thing="move", limit=limit_s)
+        try:
+            yield
+        finally:
+            self._together.release()
+
+    @contextmanager
+    def turning(self, mm_label: str, label: str) -> Iterator[None]:
+        """Hold every axis whose limits depend on it while this device turns to ``label``, if it is the objective turret.
+
+        Raises
+        ------
+        CollisionError
+            Where an axis must be retracted first, or stands where the new objective may not be.
+        """
+        names = [name for name in self.by_name if self.envelope.asks_objective([name])]
+        retracted = self.envelope.retracted
+        if self._turret is None or mm_label != self._turret[1].label or not (names or retracted):
+            yield
+            return
+        with self._alone([*names, *retracted]):
+            here = self.read([*names, *retracted])
+            self.references.compare(here)
+            self.envelope.check_turn(here, label)
+            yield
+
+    def confirm_reference(self, name: str, by: str) -> float:
+        """A person confirms that this axis reads right; returns its position. See `Hardware.confirm_reference`."""
+        here = self.read([self.axis(name).name])[name]
+        self.references.confirm(name, here, by)
+        return here
 
     def stop(self, names: Iterable[str] | None) -> None:
         """Stop these axes (with their devices' other components), or all; one failure keeps none from being tried."""
@@ -192,3 +294,7 @@ class Axes:
                 failed.append(str(error))
         if failed:
             raise DeviceError(f"not everything could be stopped: {'; '.join(failed)}", thing="stop")
+
+    def stop_steps(self) -> dict[str, Callable[[], None]]:
+        """What stops each device that moves, by name; takes no lock."""
+        return {device: drive.stop for device, drive in self._drives.items() if drive.kind != "galvo"}

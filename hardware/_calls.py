@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ._event_types import EventBatch
+from ._safety_state import HaltReport, SafetyState
 from ._surface import (
     CameraState,
     FrameSettings,
@@ -52,6 +54,9 @@ class HardwareCalls(ABC):
 
     def select(self, device: str, label: str) -> str:
         return self._call("select", device, label)
+
+    def confirm_reference(self, axis: str, by: str) -> float:
+        return self._call("confirm_reference", axis, by)
 
     def labels(self, device: str) -> tuple[str, ...]:
         return self._call("labels", device)
@@ -105,3 +110,18 @@ class HardwareCalls(ABC):
 
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         return self._call("checksums", recording, dataset)
+
+    def safety(self) -> SafetyState:
+        return self._call("safety")
+
+    def halt(self, reason: str, by: str) -> HaltReport:
+        return self._call("halt", reason, by)
+
+    def rearm(self, by: str) -> SafetyState:
+        return self._call("rearm", by)
+
+    def arm(self, until: float | None, by: str) -> SafetyState:
+        return self._call("arm", until, by)
+
+    def events(self, seen: int = -1, wait_s: float = 0.0) -> EventBatch:
+        return self._call("events", seen, wait_s)

@@ -9,10 +9,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-READING = frozenset(
-    ("info", "state", "positions", "labels", "label", "light", "value", "recording", "checksums", "events")
+LOOKING = (
+    "info",
+    "state",
+    "safety",
+    "positions",
+    "labels",
+    "label",
+    "light",
+    "value",
+    "recording",
+    "checksums",
+    "events",
 )
-"""Calls that leave the microscope as it was. Any other, also one added later, makes its client a driver."""
+READING = frozenset((*LOOKING, "halt", "stop", "lights_off"))
+"""Calls that leave the microscope as it was, or quieter. Any other, also one added later, makes its client a driver."""
 
 GRACE_S = 1.0
 """A client that gave up its last connection may come back with a new one meanwhile."""

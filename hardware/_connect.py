@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ..config import Scope
 from ..layout import Layout
-from ._surface import Hardware
+from ._surface import Hardware, HardwareInfo
 
 
 class ConnectedHardware(Hardware, Protocol):
@@ -45,3 +46,13 @@ def connect(scope: Scope, layout: Layout, timeout_s: float = 10.0) -> ConnectedH
     from ._proxy import find_hardware
 
     return find_hardware(scope, layout, timeout_s)
+
+
+def pinger(scope: Scope, layout: Layout) -> Callable[[float], HardwareInfo]:
+    """Mode ``own``: a function of a time limit in seconds that asks the hardware process who it is.
+
+    It raises `HardwareGoneError` where nobody listens and `HardwareTimeout` where somebody does who doesn't answer.
+    """
+    from ._ping import Ping
+
+    return Ping(scope, layout)

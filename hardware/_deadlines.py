@@ -14,6 +14,12 @@ SLOWEST_PER_S = {"um": 100.0, "mm": 0.1, "deg": 1.0}
 DISK_S = 10.0
 """Writing and syncing what is in hand may take this long."""
 
+URGENT = frozenset(("safety", "halt", "rearm", "arm"))
+"""Calls that have a listener of their own, so that they wait behind no other call and no full pool of connections."""
+
+URGENT_S = 1.0
+"""They take no longer than this."""
+
 REPLY_S = 2.0
 """The proxy waits this much longer, so that the hardware's own timeout, which says more, arrives first."""
 
@@ -46,7 +52,7 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
             )  # it may wait for a frame of another call
         case "record_frame":
             return DISK_S + sum(2 * exposure_s(scope, None, s) for s in values["settings"].values())
-        case "recording":
+        case "recording" | "events":
             return max(0.0, min(values["wait_s"], 30.0))
         case "open_recording" | "close_recording" | "stop_volume":
             slice_s = sum(camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())

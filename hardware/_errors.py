@@ -31,6 +31,27 @@ class LimitError(HardwareError):
     code = "limit"
 
 
+class CollisionError(LimitError):
+    """A move into or through a forbidden box, or with an objective that must be retracted first. Nothing moved. Fields
+    ``thing, value, limit``."""
+
+    code = "collision"
+
+
+class ReferenceLostError(HardwareError):
+    """An axis isn't where it was left: its zero can't be trusted, and it is locked until a person confirms it. Fields
+    ``thing`` (axis), ``value`` (where it stands), ``limit`` (where it was left)."""
+
+    code = "reference_lost"
+
+
+class DoseError(HardwareError):
+    """The light asked for would exceed the rest of a sample's budget. No gate was opened. Fields ``thing`` (light),
+    ``sample``, ``used``, ``value`` (asked) and ``limit`` (budget), in % × s."""
+
+    code = "dose"
+
+
 class ArgumentError(HardwareError):
     """An argument of the wrong type or form. Nothing was done. Fields ``thing`` (``call.argument``), ``value``."""
 
@@ -79,12 +100,33 @@ class HardwareGoneError(HardwareError):
     code = "hardware_gone"
 
 
+class HaltedError(HardwareError):
+    """Somebody halted the microscope; it stays so until an operator rearms. Fields ``by, reason, at``."""
+
+    code = "halted"
+
+
+class InterlockError(HardwareError):
+    """An interlock is open, unreadable or stale, or was and nobody has rearmed since. Fields ``thing`` (the interlock)."""
+
+    code = "interlock"
+
+
+class DisarmedError(HardwareError):
+    """The scope asks for arming, and nobody has armed. Fields ``thing``."""
+
+    code = "disarmed"
+
+
 ERRORS: dict[str, type[HardwareError]] = {
     cls.__name__: cls
     for cls in (
         HardwareError,
         ConfigurationError,
         LimitError,
+        CollisionError,
+        ReferenceLostError,
+        DoseError,
         ArgumentError,
         UnknownNameError,
         NotAllowedError,
@@ -93,6 +135,9 @@ ERRORS: dict[str, type[HardwareError]] = {
         HardwareTimeout,
         RecordingError,
         HardwareGoneError,
+        HaltedError,
+        InterlockError,
+        DisarmedError,
     )
 }
 

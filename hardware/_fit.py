@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
-from ..config import Light, Property, Scope, Switch, Temperature
+from ..config import Axis, Light, Property, Scope, Switch, Temperature
+from ._axes import MICROMETRES
 from ._errors import ConfigurationError
 from ._mmcore import Core, same
 
@@ -36,15 +39,35 @@ def check_fit(core: Core, scope: Scope) -> None:
 def _unsupported(scope: Scope) -> Iterator[tuple[str, str]]:
     """What this version would not honour is refused rather than passed over."""
     safety, mm = scope.safety, scope.micromanager
+    for interlock in safety.interlocks:
+        if scope.devices[interlock.device].kind not in ("property", "state"):
+            yield "safety.interlocks", f"{interlock.device!r} must be a device of kind property or state"
     for thing, asked in {
-        "safety.collision": safety.collision,
-        "safety.retract_first": safety.retract_first,
-        "safety.interlocks": safety.interlocks,
-        "safety.arm": () if safety.arm == "none" else safety.arm,
         "micromanager.core_per_camera": mm.core_per_camera,
     }.items():
         if asked:
             yield thing, "this version can't honour it yet, so it refuses to run without it: take it out knowingly"
+
+
+def firmware_limits(mm: Any, axis: Axis) -> tuple[float, float] | None:
+    """Limits that the device keeps itself, in the scope's units: those of its property ``Position``, or ASI's
+    ``LowerLim(mm)`` and ``UpperLim(mm)`` (``LowerLimX(mm)`` … of an XY stage). None where it tells none.
+    """
+    if (
+        axis.component is None
+        and mm.hasProperty(axis.label, "Position")
+        and mm.hasPropertyLimits(axis.label, "Position")
+    ):
+        scale = MICROMETRES[axis.units]
+        low, high = (get(axis.label, "Position") for get in (mm.getPropertyLowerLimit, mm.getPropertyUpperLimit))
+        return low / scale, high / scale
+    part = (axis.component or "").upper()
+    names = [f"{end}Lim{part}(mm)" for end in ("Lower", "Upper")]
+    if axis.units != "deg" and all(mm.hasProperty(axis.label, name) for name in names):
+        with contextlib.suppress(ValueError):
+            low, high = (1000 * float(mm.getProperty(axis.label, name)) / MICROMETRES[axis.units] for name in names)
+            return low, high
+    return None
 
 
 class _Fit:
@@ -54,6 +77,7 @@ class _Fit:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from self._devices()
+        yield from self._firmware()
         yield from self._lights()
         yield from self._channels()
         yield from self._objectives()
@@ -83,11 +107,24 @@ class _Fit:
                 if (device.label, device.property) in guarded:
                     yield (
                         f"{where}.property",
-                        f"{device.label}.{device.property} belongs to a light or an axis: use that",
+                        f"{device.label}.{device.property} belongs to a light, an axis or the objective: use that",
                     )
 
+    def _firmware(self) -> Iterator[tuple[str, str]]:
+        """A position that the scope allows and the device can't take would be an error in the middle of a plan."""
+        for axis in self._scope.axes().values():
+            found = firmware_limits(self._mm, axis) if axis.label in self._loaded else None
+            if found is not None and not (found[0] <= axis.limits[0] and axis.limits[1] <= found[1]):
+                yield (
+                    axis.source,
+                    f"the scope allows {list(axis.limits)} {axis.units}, {axis.label}'s own limits are {list(found)}: narrow"
+                    " the scope's, or widen the device's",
+                )
+
     def _guarded(self) -> Iterator[tuple[str, str]]:
-        """Properties that move an axis or switch a light."""
+        """Properties that move an axis, turn the objectives or switch a light."""
+        for turret in self._scope.of_kind("objective").values():
+            yield from ((turret.label, "Label"), (turret.label, "State"))
         for axis in self._scope.axes().values():
             yield axis.label, "Position"
         for light in self._scope.lights.values():
@@ -164,7 +201,7 @@ class _Fit:
                         if label in guarded:
                             yield (
                                 f"{where}.preset",
-                                f"[{group}, {preset}] sets {label}.{prop}, a light or an axis: take it out",
+                                f"[{group}, {preset}] sets {label}.{prop}, a light, an axis or the objective: take it out",
                             )
             wheel = self._scope.filter_of(channel)
             if wheel is not None:

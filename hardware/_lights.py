@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from ..config import Light, Scope, Switch
 from ._errors import DeviceError, HardwareError, LimitError, ReadbackError, UnknownNameError
@@ -28,8 +29,10 @@ OFF_S = 2.0
 class Lights:
     """All lights of the scope, by name."""
 
-    def __init__(self, core: Core, scope: Scope) -> None:
+    def __init__(self, core: Core, scope: Scope, permit: Callable[[], None] = lambda: None) -> None:
+        """``permit`` raises while no light may be on; it is asked before and after a gate is opened."""
         self._core = core
+        self._permit = permit
         self._lights = scope.lights
         self._locks = {name: threading.RLock() for name in scope.lights}
 
@@ -81,6 +84,7 @@ class Lights:
         power = self.check(name, power_pct)
         with self._locks[name]:
             if on:
+                self._permit()
                 self._ready(name, power)
                 self._open(name)
             else:
@@ -97,6 +101,7 @@ class Lights:
             return
         power = self.check(name, power_pct)
         with self._locks[name]:
+            self._permit()
             try:
                 self._ready(name, power)
                 self._open(name)
@@ -123,6 +128,19 @@ class Lights:
         for step in steps.values():
             step.join(max(0.0, deadline - time.monotonic()))
         return tuple(outcomes.get(name) or _unanswered(name) for name in self._lights)
+
+    def off_at_once(self, name: str) -> None:
+        """Gate and emission off and read back, whoever holds the light: takes no lock. The gate's error comes first."""
+        light = self._lights[name]
+        try:
+            self._switch(name, light.gate, False)
+        finally:
+            if light.emission is not None:
+                self._switch(name, light.emission, False)
+
+    def off_steps(self) -> dict[str, Callable[[], None]]:
+        """`off_at_once` of each light, by name."""
+        return {name: partial(self.off_at_once, name) for name in self._lights}
 
     def _off(self, name: str, light: Light, emission: bool) -> LightOff:
         problems = []
@@ -152,7 +170,17 @@ class Lights:
             self._switch(name, light.emission, True)
 
     def _open(self, name: str) -> None:
+        self._still_permitted(name)
         self._switch(name, self._lights[name].gate, True)
+        self._still_permitted(name)
+
+    def _still_permitted(self, name: str) -> None:
+        """A halt may have switched the light off before it was on: then off again."""
+        try:
+            self._permit()
+        except HardwareError:
+            self.off_at_once(name)
+            raise
 
     def _close(self, name: str) -> None:
         try:

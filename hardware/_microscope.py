@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -15,15 +17,22 @@ from .. import __version__
 from ..config import Scope
 from ..layout import Layout
 from ._axes import Axes
+from ._callbacks import Callbacks
 from ._cameras import Cameras
 from ._configuration import find_adapters, load_configuration
-from ._errors import DeviceError, HardwareError, HardwareGoneError
+from ._errors import DeviceError, HardwareError, HardwareGoneError, LimitError
+from ._event_types import EventBatch, EventKind
+from ._events import LONGEST_WAIT_S, Events
 from ._fit import check_fit
+from ._interlocks import Interlocks
 from ._lights import Lights
 from ._mmcore import Core, import_mmcore
 from ._optics import Optics
 from ._ownership import Ownership
 from ._recorder import Recorder
+from ._references import References
+from ._safety import Safety
+from ._safety_state import HaltReport, SafetyState
 from ._surface import (
     CameraState,
     FrameSettings,
@@ -35,12 +44,25 @@ from ._surface import (
     RecordingState,
     VolumeProgram,
 )
+from ._watch import hung
 
 log = logging.getLogger("queuescope.hardware")
 
 
 STEP_S = 1.5
 """At the end no step waits longer than this for something that hangs."""
+
+
+Told = TypeVar("Told", float, str, float | str)
+
+MOVES_OR_SHINES = frozenset(("move", "select", "set_light", "apply_channel", "snap", "record_frame", "start_volume"))
+
+
+def _end_soon() -> None:
+    """End the process hard, a moment later: who halted gets the answer that says so."""
+    print(json.dumps({"event": "halted-hard", "message": "an adapter hangs; ending the process"}), flush=True)
+    print("queuescope.hardware: halted, but an adapter hangs; ending the process", file=sys.stderr, flush=True)
+    threading.Timer(0.1, os._exit, (4,)).start()
 
 
 class Microscope:
@@ -60,6 +82,7 @@ class Microscope:
         self._instance, self._started_at = str(uuid.uuid4()), time.time()
         self._closing = threading.Lock()
         self._closed = False
+        self._ending: str | None = None
         self._ownership = Ownership(layout)
         try:
             adapters = find_adapters(scope)
@@ -71,7 +94,8 @@ class Microscope:
             load_configuration(self._core, scope, adapters)
             check_fit(self._core, scope)
             self._core.mm.setAutoShutter(False)
-            self._lights = Lights(self._core, scope)
+            self._safety = Safety(scope, layout, _end_soon if mode == "own" else None)
+            self._lights = Lights(self._core, scope, self._safety.permit_light)
             burning = [off for off in self._lights.all_off(emission=True) if not off.off]
             if burning:
                 told = "; ".join(f"{off.light}: {off.error}" for off in burning)
@@ -80,10 +104,19 @@ class Microscope:
             self._core.close()
             self._ownership.release()
             raise
-        self._axes = Axes(self._core, scope)
-        self._optics = Optics(self._core, scope)
+        references = References(scope.axes(), layout.services / "references.json")
+        self._axes = Axes(self._core, scope, references, self._safety.permit_motion)
+        self._optics = Optics(self._core, scope, self._axes)
         self._cameras = Cameras(self._core, scope, self._lights, self._optics)
         self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights)
+        self._events = Events()
+        self._callbacks = Callbacks(self._core, scope, self._axes, self._events, lambda: self._recorder.idle)
+        self._safety.watch(
+            motion=self._axes.stop_steps(),
+            lights=self._lights.off_steps(),
+            told=self._recorder.interrupt,
+            interlocks=Interlocks(self._core, scope),
+        )
 
     def close(self) -> tuple[tuple[LightOff, ...], list[RecordingState]]:
         """Stop motion and recordings, lights and emissions off, files finished, devices unloaded: each in its own step.
@@ -94,6 +127,8 @@ class Microscope:
             if self._closed:
                 return (), []
             self._closed = True
+        self._callbacks.close()
+        self._safety.close()
         self._recorder.interrupt("the hardware is shutting down")
         motion = threading.Thread(target=self._stop_motion, name="stop-motion", daemon=True)
         motion.start()
@@ -101,15 +136,40 @@ class Microscope:
         motion.join(STEP_S)
         ended = self._recorder.close(STEP_S)
         off = self._lights.all_off(emission=True)  # again: a frame in hand may have opened its gate meanwhile
+        self._axes.close()
         self._core.close()
         self._ownership.release()
         return off, ended
+
+    def make_safe(self, why: str) -> tuple[LightOff, ...]:
+        """Stop motion, end a running volume and close every gate; returns the outcome for each light. Never raises."""
+        if self._closed:
+            return ()
+        self._recorder.interrupt(why)
+        motion = threading.Thread(target=self._stop_motion, name="stop-motion", daemon=True)
+        motion.start()
+        self._lights.all_off(emission=False)
+        motion.join(STEP_S)
+        self._recorder.join(STEP_S)
+        return self._lights.all_off(emission=False)  # again: a frame in hand may have opened its gate meanwhile
 
     def _stop_motion(self) -> None:
         try:
             self._axes.stop(None)
         except HardwareError as error:
             log.error("%s", error)
+
+    def hung(self) -> tuple[int, HardwareError] | None:
+        """The thread and the error of a call into an adapter that overstays its allowance, or None."""
+        return None if self._closed else hung(self._core, self._scope)
+
+    def give_up(self, why: HardwareError) -> tuple[LightOff, ...]:
+        """An adapter hangs: refuse new work, and switch off what answers. The process must end after it."""
+        self._ending = str(why)
+        self._recorder.interrupt(str(why))
+        for step in (self._stop_motion, lambda: self._recorder.fail_all(str(why), STEP_S)):
+            threading.Thread(target=step, name="give-up", daemon=True).start()
+        return self._lights.all_off(emission=True)
 
     def info(self) -> HardwareInfo:
         self._alive()
@@ -155,6 +215,8 @@ class Microscope:
             cameras=cameras,
             lights=lights,
             errors=errors,
+            reference_lost=self._axes.references.lost(),
+            safety=self._safety.state(),
         )
 
     def positions(self, axes: tuple[str, ...]) -> dict[str, float]:
@@ -163,7 +225,7 @@ class Microscope:
 
     def move(self, targets: dict[str, float]) -> dict[str, float]:
         self._idle("move")
-        return self._axes.move(targets)
+        return self._told("position", self._axes.move(targets))
 
     def stop(self, axes: tuple[str, ...] | None = None) -> None:
         self._alive()
@@ -172,7 +234,11 @@ class Microscope:
 
     def select(self, device: str, label: str) -> str:
         self._idle("select")
-        return self._optics.select(device, label)
+        return self._told("label", {device: self._optics.select(device, label)})[device]
+
+    def confirm_reference(self, axis: str, by: str) -> float:
+        self._idle("confirm_reference")
+        return self._axes.confirm_reference(axis, by)
 
     def labels(self, device: str) -> tuple[str, ...]:
         self._alive()
@@ -192,10 +258,15 @@ class Microscope:
 
     def set_value(self, device: str, value: float | str) -> float | str:
         self._idle("set_value")
-        return self._optics.set_value(device, value)
+        self._safety.refuse_interlock(device)
+        return self._told("value", {device: self._optics.set_value(device, value)})[device]
 
     def set_light(self, light: str, on: bool, power_pct: float | None = None) -> LightState:
-        self._idle("set_light")
+        if on:
+            self._idle("set_light")
+        else:
+            self._alive()
+            self._recorder.check_idle("set_light")
         return self._lights.set(light, on, power_pct)
 
     def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:
@@ -216,6 +287,7 @@ class Microscope:
     def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:
         self._idle("snap")
         self._cameras.check(camera, settings)
+        self._permit_light(settings)
         return self._cameras.take(camera, settings).array
 
     def open_recording(self, plan: RecordingPlan) -> RecordingState:
@@ -224,10 +296,12 @@ class Microscope:
 
     def record_frame(self, recording: str, settings: dict[str, FrameSettings]) -> RecordingState:
         self._idle("record_frame")
+        self._permit_light(*settings.values())
         return self._recorder.record_frame(recording, settings)
 
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
         self._idle("start_volume")
+        self._permit_light(*(view.settings for view in program.views))
         return self._recorder.start_volume(recording, program)
 
     def stop_volume(self, recording: str) -> RecordingState:
@@ -246,11 +320,57 @@ class Microscope:
         self._alive()
         return self._recorder.checksums(recording, dataset)
 
+    def events(self, seen: int = -1, wait_s: float = 0.0) -> EventBatch:
+        self._alive()
+        if not 0 <= wait_s <= LONGEST_WAIT_S:  # NaN included
+            raise LimitError(
+                f"wait_s {wait_s} is outside [0, {LONGEST_WAIT_S:g}]",
+                thing="wait_s",
+                value=repr(wait_s),
+                limit=[0, LONGEST_WAIT_S],
+            )
+        batch = self._events.after(seen, wait_s)
+        self._alive()
+        return batch
+
+    def _told(self, kind: EventKind, readbacks: dict[str, Told]) -> dict[str, Told]:
+        """What we did ourselves is an event too; many adapters don't tell it."""
+        for name, value in readbacks.items():
+            self._events.publish(kind, name, value)
+        return readbacks
+
     def _alive(self) -> None:
         if self._closed:
             raise HardwareGoneError("the hardware was closed: connect again", thing="hardware")
+        if self._ending is not None:
+            raise HardwareGoneError(f"the hardware process is ending: {self._ending}", thing="hardware")
+
+    def safety(self) -> SafetyState:
+        self._alive()
+        return self._safety.state()
+
+    def halt(self, reason: str, by: str) -> HaltReport:
+        return self._safety.halt(reason, by)
+
+    def rearm(self, by: str) -> SafetyState:
+        self._alive()
+        return self._safety.rearm(by)
+
+    def arm(self, until: float | None, by: str) -> SafetyState:
+        self._alive()
+        return self._safety.arm(until, by)
+
+    def explain(self, call: str, error: HardwareError) -> HardwareError:
+        """What a failed call failed of, where a halt or an interlock made it fail."""
+        return self._safety.explain(error) if call in MOVES_OR_SHINES else error
+
+    def _permit_light(self, *settings: FrameSettings) -> None:
+        """Before anything moves for a frame that needs light."""
+        if any(one.light is not None for one in settings):
+            self._safety.permit_light()
 
     def _idle(self, call: str) -> None:
-        """A running volume owns the microscope: nothing else may move, expose or switch meanwhile."""
+        """A running volume owns the microscope: nothing else may move, expose or switch meanwhile; while halted, nothing."""
         self._alive()
+        self._safety.permit_motion()
         self._recorder.check_idle(call)

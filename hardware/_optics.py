@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from ..config import Property, Scope, Temperature
+from ._axes import Axes
 from ._errors import HardwareError, LimitError, NotAllowedError, ReadbackError, UnknownNameError
 from ._mmcore import Core, same
 
@@ -17,9 +18,10 @@ T = TypeVar("T")
 class Optics:
     """Everything that is selected or set by value, by its name in the scope."""
 
-    def __init__(self, core: Core, scope: Scope) -> None:
+    def __init__(self, core: Core, scope: Scope, axes: Axes) -> None:
         self._core = core
         self._scope = scope
+        self._axes = axes
         self._selectable = scope.of_kind("state", "objective")
         self._values: dict[str, Temperature | Property] = scope.of_kind("temperature", "property")
         self._lock = threading.RLock()
@@ -48,7 +50,7 @@ class Optics:
                 f"{device} has no label {label!r}; it has {list(known)}", thing=device, value=label, known=list(known)
             )
         mm_label = self._selectable[device].label
-        with self._lock:
+        with self._lock, self._axes.turning(mm_label, label):
             self._core.wait(device, mm_label)
             self._core.ask(device, self._core.mm.setStateLabel, mm_label, label)
             self._core.wait(device, mm_label)

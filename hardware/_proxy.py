@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,27 +17,44 @@ from ..config import Scope
 from ..layout import Layout
 from ._address import Address, address_of
 from ._calls import HardwareCalls
-from ._deadlines import REPLY_S, allowance_s
+from ._deadlines import REPLY_S, URGENT, URGENT_S, allowance_s
 from ._errors import ConfigurationError, HardwareError, HardwareGoneError, HardwareTimeout, NotAllowedError
-from ._wire import Call
+from ._link import Link, client_link
+from ._wire import GOODBYE, Call
 
 CONNECT_S = 5.0
 """A connection to a listening socket that takes longer has failed."""
+
+GOODBYE_S = 1.0
 
 
 class ProxyHardware(HardwareCalls):
     """`Hardware` over Pyro5, for any number of threads: each call borrows a connection, which is one thread's meanwhile."""
 
-    def __init__(self, scope: Scope, address: Address, key: str) -> None:
-        self._scope, self._address, self._key = scope, address, key
+    def __init__(self, scope: Scope, address: Address, key: str, link: Link | None = None) -> None:
+        self._scope, self._address, self._link = scope, address, link
+        self._introduction = f"{key} {uuid.uuid4()}"
+        """The key, and who this client is: the hardware puts itself safe when the one that drove it vanishes."""
         self._lock = threading.Lock()
         self._idle: list[Any] = []
         self._busy: dict[int, Any] = {}
         self._closed = False
 
     def _carry(self, call: Call, values: dict[str, Any]) -> Any:
+        if call.name in URGENT:
+            return call.unpack_result(self._send_urgently(call.name, call.pack_arguments(values)))
         limit_s = self._scope.micromanager.call_timeout_s + allowance_s(self._scope, call.name, values) + REPLY_S
         return call.unpack_result(self.send(call.name, call.pack_arguments(values), limit_s))
+
+    def _send_urgently(self, name: str, payload: bytes) -> bytes:
+        """Over a connection of its own, to the listener that nothing else keeps busy."""
+        urgent = ProxyHardware(self._scope, self._address.urgent, "", self._link)
+        urgent._introduction = self._introduction.partition(" ")[0]  # not a client that drives the microscope
+        try:
+            return urgent.send(name, payload, URGENT_S + REPLY_S)
+        finally:
+            for proxy in urgent._idle:
+                _hang_up(proxy)
 
     def send(self, name: str, payload: bytes, limit_s: float) -> bytes:
         """One round trip.
@@ -82,8 +101,7 @@ class ProxyHardware(HardwareCalls):
         try:
             proxy._pyroClaimOwnership()
             if proxy._pyroConnection is None:
-                proxy._pyroTimeout = CONNECT_S
-                proxy._pyroBind()
+                self._connect(proxy, min(CONNECT_S, limit_s))
             proxy._pyroTimeout = limit_s
             yield proxy
         finally:
@@ -102,16 +120,28 @@ class ProxyHardware(HardwareCalls):
     def _new(self) -> Any:
         proxy = Pyro5.client.Proxy(self._address.uri)
         proxy._pyroSerializer = "msgpack"
-        proxy._pyroHandshake = self._key
+        proxy._pyroHandshake = self._introduction
         return proxy
+
+    def _connect(self, proxy: Any, timeout_s: float) -> None:
+        proxy._pyroTimeout = timeout_s
+        if self._link is not None:
+            self._link.dial(proxy, self._address, timeout_s)
+        else:
+            proxy._pyroBind()
 
     def close(self) -> None:
         """Close this client's connections; the hardware goes on. A call under way in another thread ends as gone."""
         with self._lock:
             self._closed = True
-            proxies = [*self._idle, *self._busy.values()]
-            self._idle.clear()
-        for proxy in proxies:
+            idle, busy = self._idle, list(self._busy.values())
+            self._idle = []
+        for proxy in idle[:1]:
+            with contextlib.suppress(Pyro5.errors.PyroError, OSError):
+                proxy._pyroClaimOwnership()
+                proxy._pyroTimeout = GOODBYE_S
+                proxy._pyroInvoke("call", (GOODBYE, b""), {})
+        for proxy in (*idle, *busy):
             _hang_up(proxy)
 
 
@@ -135,12 +165,17 @@ def find_hardware(scope: Scope, layout: Layout, timeout_s: float) -> ProxyHardwa
     deadline = time.monotonic() + timeout_s
     pause = 0.02
     while True:
-        hardware = ProxyHardware(scope, address, _key(layout))
+        hardware = None
         try:
+            link = None if address.socket_path is not None else client_link(address, layout)
+            hardware = ProxyHardware(scope, address, _key(layout), link)
             info = hardware.info()
             break
-        except (HardwareGoneError, HardwareTimeout) as error:
-            hardware.close()
+        except (HardwareGoneError, HardwareTimeout, ConfigurationError) as error:
+            if isinstance(error, ConfigurationError) and not address.loopback:
+                raise
+            if hardware is not None:
+                hardware.close()
             if time.monotonic() + pause > deadline:
                 raise HardwareGoneError(
                     f"no hardware process answers at {address} after {timeout_s:g} s: start it with"

@@ -179,6 +179,11 @@ class Recorder:
         with recording.changed:
             return tuple(self._dataset(recording, dataset).checksums)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no volume runs."""
+        return self._volume is None or not self._volume.running
+
     def check_idle(self, call: str) -> None:
         """A running volume owns the microscope.
 
@@ -197,6 +202,16 @@ class Recorder:
         """Tell a running volume that moves one of these axes (None: any) to end with its axes where they are; doesn't wait."""
         if self._volume is not None and (axes is None or self._volume.moves.intersection(axes)):
             self._volume.stop(why, hold=True)
+
+    def join(self, limit_s: float) -> bool:
+        """Wait for a running volume's end; False after ``limit_s``."""
+        return self._volume is None or self._volume.join(limit_s)
+
+    def fail_all(self, why: str, limit_s: float) -> None:
+        """Nothing more may come into any recording; frames in hand get ``limit_s`` to reach the disk."""
+        for recording in self._recordings.copy().values():
+            recording.drain(limit_s)
+            recording.fail(why)
 
     def close(self, limit_s: float) -> list[RecordingState]:
         """End and close every recording, each in its own step; returns those that were open."""

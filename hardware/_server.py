@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import logging
@@ -12,15 +13,22 @@ import threading
 from typing import Any
 
 import Pyro5
+import Pyro5.callcontext
+import Pyro5.errors
 import Pyro5.serializers
 import Pyro5.server
+from Pyro5 import protocol
 
 from ..config import Scope
 from ..layout import Layout
 from ._address import OBJECT, Address, address_of
-from ._errors import ArgumentError, ConfigurationError, HardwareError
+from ._clients import Clients
+from ._deadlines import URGENT
+from ._errors import ArgumentError, ConfigurationError, HardwareError, NotAllowedError
+from ._link import Link, server_link
 from ._microscope import Microscope
-from ._wire import call_named, packed_error, run
+from ._watch import watch
+from ._wire import GOODBYE, call_named, packed_error, run
 
 log = logging.getLogger("queuescope.hardware")
 
@@ -31,14 +39,40 @@ EXIT_S = 4.5
 class Endpoint:
     """What clients can reach."""
 
-    def __init__(self, microscope: Microscope) -> None:
-        self._microscope = microscope
+    def __init__(self, microscope: Microscope, clients: Clients | None = None) -> None:
+        self._microscope, self._clients = microscope, clients
+        self._under_way: dict[int, tuple[Any, int]] = {}
+        """Connection and sequence number of the call that each thread carries out."""
 
     @Pyro5.server.expose
     def call(self, name: str, payload: bytes) -> bytes:
         """Carry out a call of the surface; every outcome, errors included, is the reply."""
+        thread, context = threading.get_ident(), Pyro5.callcontext.current_context
+        self._under_way[thread] = (context.client, context.seq)
         try:
+            return self._outcome(name, payload)
+        finally:
+            self._under_way.pop(thread, None)
+
+    def answer_for(self, thread: int, error: HardwareError) -> None:
+        """Reply in place of a thread that an adapter keeps; the process ends right after it."""
+        if thread in self._under_way:
+            connection, seq = self._under_way[thread]
+            serializer = Pyro5.serializers.serializers["msgpack"]
+            data = serializer.dumps(packed_error(error))
+            reply = protocol.SendingMessage(protocol.MSG_RESULT, 0, seq, serializer.serializer_id, data)
+            with contextlib.suppress(Pyro5.errors.CommunicationError, OSError):  # the client has gone
+                connection.send(reply.data)
+
+    def _outcome(self, name: str, payload: bytes) -> bytes:
+        try:
+            connection = Pyro5.callcontext.current_context.client
+            if self._clients is not None and name == GOODBYE:
+                self._clients.goodbye(connection)
+                return packed_error(HardwareError("goodbye"))
             call = call_named(name)
+            if self._clients is not None:
+                self._clients.asked(connection, name)
             if not isinstance(payload, bytes | bytearray):
                 raise ArgumentError(f"{name}: the payload is {type(payload).__name__}, not bytes", thing=name)
             return call.pack_result(run(self._microscope, call, call.unpack_arguments(payload)))
@@ -50,21 +84,53 @@ class Endpoint:
             return packed_error(HardwareError(f"{name}: {kind}: {error}", thing=str(name), type=kind))
 
 
+class UrgentEndpoint(Endpoint):
+    """The same, for calls that wait behind nothing, and for no others."""
+
+    @Pyro5.server.expose
+    def call(self, name: str, payload: bytes) -> bytes:
+        if name not in URGENT:
+            return packed_error(NotAllowedError(f"{name!r} is not one of {sorted(URGENT)}", thing=str(name)))
+        return bytes(super().call(name, payload))
+
+
 class _Daemon(Pyro5.server.Daemon):
-    """Lets in only who knows the key (file ``keys/hardware``)."""
+    """Lets in only who knows the key (file ``keys/hardware``), or over TCP holds the pinned certificate."""
 
     key = ""
+    link: Link | None = None
+    clients: Clients | None = None
+
+    def _handshake(self, conn: Any, denied_reason: str | None = None) -> bool:
+        if self.link is not None:
+            try:
+                self.link.greet(conn.sock)
+            except OSError as error:
+                log.warning("a connection over TCP was refused: %s", error)
+                return False
+        accepted = bool(super()._handshake(conn, denied_reason))
+        conn.sock.settimeout(None)
+        return accepted
 
     def validateHandshake(self, conn: Any, data: Any) -> str:
-        if not isinstance(data, str) or not hmac.compare_digest(data.encode(), self.key.encode()):
+        key, _, client = data.partition(" ") if isinstance(data, str) else ("", "", "")
+        if self.link is None and not hmac.compare_digest(key.encode(), self.key.encode()):
             raise PermissionError(
                 "the key of the hardware process is wrong: use the same data directory (keys/hardware)"
             )
+        if self.clients is not None and client:
+            self.clients.joined(conn, client)
         return "queuescope"
 
+    def clientDisconnect(self, conn: Any) -> None:
+        if self.clients is not None:
+            self.clients.left(conn)
 
-def listen(address: Address, key: str, microscope: Microscope) -> Pyro5.server.Daemon:
-    """A daemon that listens at the address; serve it with ``requestLoop``.
+
+def listen(
+    address: Address, key: str, endpoint: Endpoint, clients: Clients | None, link: Link | None
+) -> Pyro5.server.Daemon:
+    """A daemon that listens at the address, over TCP with the ``link``'s certificates; serve it with ``requestLoop``.
 
     Raises
     ------
@@ -91,8 +157,10 @@ def listen(address: Address, key: str, microscope: Microscope) -> Pyro5.server.D
             thing="services.hardware",
             value=str(address),
         ) from error
-    daemon.key = key
-    daemon.register(Endpoint(microscope), OBJECT)
+    daemon.key, daemon.clients, daemon.link = key, clients, link
+    if link is not None:
+        link.listen(daemon)
+    daemon.register(endpoint, OBJECT)
     return daemon
 
 
@@ -112,6 +180,9 @@ def serve(scope: Scope, layout: Layout) -> int:
             service = Service(scope, layout)
             try:
                 threading.Thread(target=service.loop, args=(stopping,), name="requests", daemon=True).start()
+                threading.Thread(
+                    target=watch, args=(stopping, service.look_for_hangs), name="watch", daemon=True
+                ).start()
                 stopping.wait()
             finally:
                 service.stop()
@@ -147,9 +218,13 @@ class Service:
 
     def __init__(self, scope: Scope, layout: Layout) -> None:
         address = address_of(scope, layout)
+        link = None if address.socket_path is not None else server_link(address, layout)
         self._microscope = Microscope(scope, layout, "own")
+        self._clients = Clients(self._client_gone)
+        self._endpoint = Endpoint(self._microscope, self._clients)
         try:
-            self._daemon = listen(address, layout.key("hardware"), self._microscope)
+            self._urgent = listen(address.urgent, layout.key("hardware"), UrgentEndpoint(self._microscope), None, link)
+            self._daemon = listen(address, layout.key("hardware"), self._endpoint, self._clients, link)
         except BaseException:
             self._microscope.close()
             raise
@@ -158,15 +233,36 @@ class Service:
 
     def loop(self, stopping: threading.Event) -> None:
         """Answer requests; should that ever end by itself, the process ends too."""
+        threading.Thread(target=self._urgent.requestLoop, name="urgent", daemon=True).start()
         try:
             self._daemon.requestLoop()
         finally:
             stopping.set()
 
+    def _client_gone(self, client: str) -> None:
+        """Whoever drove the microscope is gone: nobody would end what it began."""
+        why = "the client that drove the microscope is gone"
+        log.error("%s (%s): its volume ends, motion stops, gates close", why, client)
+        lights = self._microscope.make_safe(why)
+        emit("client-gone", client=client, lights=[light.model_dump(mode="json") for light in lights])
+
+    def look_for_hangs(self) -> None:
+        """A call into an adapter that overstays its allowance costs the process."""
+        if (found := self._microscope.hung()) is None:
+            return
+        thread, error = found
+        self._endpoint.answer_for(thread, error)
+        lights = self._microscope.give_up(error)
+        emit("hung", error=str(error), lights=[light.model_dump(mode="json") for light in lights])
+        print(f"queuescope.hardware: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(4)
+
     def stop(self) -> None:
         """Lights first, then the socket."""
+        self._clients.close()
         lights, recordings = self._microscope.close()
         self._daemon.shutdown()
+        self._urgent.shutdown()
         emit(
             "stopped",
             lights=[light.model_dump(mode="json") for light in lights],

@@ -14,6 +14,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from ._event_types import EventBatch
+from ._safety_state import HaltReport, SafetyState
+
 
 class _Value(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -87,6 +90,10 @@ class HardwareState(_Value):
     lights: dict[str, LightState]
     errors: dict[str, str]
     """By device: why it could not be read. It then appears nowhere above."""
+    reference_lost: dict[str, str] = Field(default_factory=dict)
+    """By axis: why it is locked until a person confirms it (`Hardware.confirm_reference`)."""
+    safety: SafetyState | None = None
+    """Halt, interlocks, arming."""
 
 
 class FrameSettings(_Value):
@@ -201,6 +208,12 @@ class Hardware(Protocol):
         """Move a state device or the objective turret to a labelled position, wait, return the label read back."""
         ...
 
+    def confirm_reference(self, axis: str, by: str) -> float:
+        """A person (``by``) has checked that this axis reads right: it is unlocked; returns its position. For people only:
+        no device, plan or agent's call leads here.
+        """
+        ...
+
     def labels(self, device: str) -> tuple[str, ...]:
         """The labels of a state device, in order."""
         ...
@@ -269,6 +282,35 @@ class Hardware(Protocol):
 
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         """Checksum of every frame, taken from the camera's buffer before it was written, in order."""
+        ...
+
+    def safety(self) -> SafetyState:
+        """Halt, interlocks, arming, now. Asks no adapter."""
+        ...
+
+    def halt(self, reason: str, by: str) -> HaltReport:
+        """Stop every axis, switch every light and emission off, end what runs, and latch; waits behind no other call.
+
+        From then on every call that moves, exposes or switches light on raises `HaltedError`, also after a restart, until
+        `rearm`. Where a device doesn't answer within 1 s, the hardware process says so here and ends itself hard.
+        """
+        ...
+
+    def rearm(self, by: str) -> SafetyState:
+        """Clear the latches of halt and interlocks; `InterlockError` while an interlock is open. Arms nothing."""
+        ...
+
+    def arm(self, until: float | None, by: str) -> SafetyState:
+        """Permit light until then (seconds since the epoch), where the scope asks for arming; None disarms."""
+        ...
+
+    def events(self, seen: int = -1, wait_s: float = 0.0) -> EventBatch:
+        """What happened after event number ``seen``: at once where something did, else after ``wait_s`` (≤ 30) at the latest.
+
+        Positions (from the adapter where it tells them, else looked at five times a second while nothing else goes on),
+        labels, properties, gates and exposures, once each. ``seen=-1`` gives the cursor to begin with. Any number of
+        subscribers; the hardware keeps nothing for them, and one that was too slow is told how many events it missed.
+        """
         ...
 
 

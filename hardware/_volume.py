@@ -43,6 +43,27 @@ def check_program(recording: Recording, program: VolumeProgram, axes: Axes, came
         )
     for view in program.views:
         _check_view(recording, view, axes, cameras)
+    axes.check_sequence([targets_of(view, index) for view, index in in_order(program)], back=True)
+
+
+def in_order(program: VolumeProgram) -> Iterator[tuple[VolumeView, int]]:
+    """Each frame of the program: its view and slice, in the order in which they are taken."""
+    if program.order == "slice":
+        for index in range(len(program.views[0].piezo_um)):
+            for view in program.views:
+                yield view, index
+    else:
+        for view in program.views:
+            for index in range(len(view.piezo_um)):
+                yield view, index
+
+
+def targets_of(view: VolumeView, index: int) -> dict[str, float]:
+    """Where the axes of a view are at a slice."""
+    targets = {view.piezo: view.piezo_um[index]}
+    if view.galvo is not None and view.galvo_deg is not None:
+        targets[view.galvo] = view.galvo_deg[index]
+    return targets
 
 
 def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cameras) -> None:
@@ -152,25 +173,12 @@ class VolumeRun:
             self._problems.append(f"{prefix}{type(error).__name__}: {error}")
 
     def _slices(self) -> None:
-        for view, index in self._order():
+        for view, index in in_order(self._program):
             if self._stop_reason is not None:
                 self._problems.append(self._stop_reason)
                 return
             if self.recording.failed:  # its frames could not be written
                 return
-            targets = {view.piezo: view.piezo_um[index]}
-            if view.galvo is not None and view.galvo_deg is not None:
-                targets[view.galvo] = view.galvo_deg[index]
-            position = self._axes.move(targets)
+            position = self._axes.move(targets_of(view, index))
             frame = self._cameras.take(view.camera, view.settings)
             self._record(self.recording, view.dataset, frame, position)
-
-    def _order(self) -> Iterator[tuple[VolumeView, int]]:
-        if self._program.order == "slice":
-            for index in range(len(self._program.views[0].piezo_um)):
-                for view in self._program.views:
-                    yield view, index
-        else:
-            for view in self._program.views:
-                for index in range(len(view.piezo_um)):
-                    yield view, index

@@ -19,8 +19,10 @@ from queuescope.hardware import (
     CameraState,
     ConnectedHardware,
     DatasetPlan,
+    EventBatch,
     FrameSettings,
     HardwareError,
+    HardwareEvent,
     HardwareInfo,
     LightOff,
     LightState,
@@ -399,3 +401,13 @@ def test_following_ends(
     with pytest.raises(RecordingError, match="room for 0 more frames"):
         hardware.start_volume(state.recording, program)
     assert hardware.close_recording(state.recording).error is None
+
+
+def test_events_are_typed(hardware: ConnectedHardware) -> None:
+    """R0.4, R0.6: a batch with a cursor; what they tell stands in `test_events`."""
+    batch = hardware.events()
+    assert (type(batch), batch.events, batch.missed) == (EventBatch, (), 0)
+    hardware.move({"z": hardware.positions(("z",))["z"] + 1})
+    after = hardware.events(batch.cursor, 20)
+    assert type(after.events[0]) is HardwareEvent
+    assert (after.instance, after.events[0].name, type(after.events[0].value)) == (batch.instance, "z", float)
