@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from typing import Annotated, Any
@@ -225,10 +226,16 @@ def ready(data: Data = None, as_json: Json = False) -> None:
     raise typer.Exit(0 if is_ready else 1)
 
 
+@functools.cache
+def complete_app() -> typer.Typer:
+    """The command with all its parts."""
+    from . import _bench_commands, _demo_command, _init_command, _plan_commands
+
+    for commands in (_plan_commands, _demo_command, _init_command, _bench_commands):
+        commands.add_to(app)
+    return app
+
+
 def main() -> None:
     """The command as installed."""
-    from . import _bench_commands, _demo_command, _plan_commands
-
-    for commands in (_plan_commands, _demo_command, _bench_commands):
-        commands.add_to(app)
-    app()
+    complete_app()()
