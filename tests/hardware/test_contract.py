@@ -21,6 +21,8 @@ from queuescope.hardware import (
     DatasetPlan,
     EventBatch,
     FrameSettings,
+    HaltedError,
+    HaltReport,
     HardwareError,
     HardwareEvent,
     HardwareInfo,
@@ -384,6 +386,21 @@ def test_every_error_is_a_hardware_error() -> None:
     codes = [error.code for error in ERRORS.values()]
     assert len(set(codes)) == len(codes)
     assert all(issubclass(error, HardwareError) for error in ERRORS.values())
+
+
+def test_a_halt_is_told_and_rearmed(hardware: ConnectedHardware) -> None:
+    """R0.4, R5.3: reports and errors with their fields; `test_safety` has the rest."""
+    assert hardware.safety().halted is None
+    report = hardware.halt("a test", "operator")
+    assert isinstance(report, HaltReport)
+    assert (report.halted.by, report.halted.reason, report.killed) == ("operator", "a test", False)
+    assert hardware.state().safety == hardware.safety()
+    with pytest.raises(HaltedError, match="halted by operator") as caught:
+        hardware.move({"z": 1})
+    assert caught.value.fields == {"thing": "halt", "by": "operator", "reason": "a test", "at": report.halted.at}
+    assert hardware.rearm("operator").halted is None
+    with pytest.raises(NotAllowedError, match="nothing to arm"):
+        hardware.arm(None, "operator")
 
 
 def test_following_ends(
