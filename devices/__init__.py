@@ -9,6 +9,7 @@ from ..hardware import Hardware
 from ..layout import Layout
 from ._axes import AxisPair, AxisPositioner, check_axis
 from ._camera import CameraDetector, CameraPlan
+from ._reconnection import Reconnection
 from ._recordings import RunRecordings
 from ._settings import ChannelSelector, LabelledState, LightGate, MeasuredValue
 from ._volume import VolumeFlyer, VolumePlan
@@ -22,6 +23,7 @@ __all__ = [
     "LabelledState",
     "LightGate",
     "MeasuredValue",
+    "Reconnection",
     "RunRecordings",
     "VolumeFlyer",
     "VolumePlan",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ophyd import Component, Device
+from ophyd.device import Staged
 from ophyd.positioner import PositionerBase
 from ophyd.status import Status
 
@@ -59,6 +60,9 @@ class AxisPositioner(PositionerBase):
         self._hardware = hardware
         self.settings = settings
         self._setpoint: float | None = None
+
+    def hardware_restarted(self) -> None:
+        self._setpoint = None
 
     @property
     def egu(self) -> str:
@@ -136,6 +140,11 @@ class AxisPair(Device):
         self.hardware = hardware
         self.axis_settings = {component: axes[f"{name}.{component}"] for component in ("x", "y")}
         super().__init__("", name=name)
+
+    def hardware_restarted(self) -> None:
+        self._staged = Staged.no
+        for axis in (self.x, self.y):
+            axis.hardware_restarted()
 
     def check_value(self, value: tuple[float, float]) -> None:
         for component, target in zip(("x", "y"), value, strict=True):

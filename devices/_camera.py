@@ -52,6 +52,9 @@ class CameraDetector(OphydObject):
         self._stream: AssetStream | None = None
         self._exposing: Status | None = None
 
+    def hardware_restarted(self) -> None:
+        self._forget()
+
     def stage(self) -> list[Any]:
         self._forget()
         return [self]

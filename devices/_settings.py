@@ -157,6 +157,9 @@ class ChannelSelector(_Setting):
         self._channels = scope.channels
         self._current = ""
 
+    def hardware_restarted(self) -> None:
+        self._current = ""
+
     def get(self) -> str:
         return self._current
 

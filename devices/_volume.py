@@ -60,6 +60,9 @@ class VolumeFlyer(OphydObject):
         """Nothing more comes."""
         return self._state is not None and self._state.phase not in ("open", "running")
 
+    def hardware_restarted(self) -> None:
+        self.stage()
+
     def stage(self) -> list[Any]:
         self._plan, self._state, self._streams, self._prepare, self._kickoff = None, None, {}, None, None
         return [self]

@@ -33,12 +33,16 @@ from bluesky_queueserver.manager.start_manager import WatchdogProcess
 from bluesky_queueserver.manager.worker import ExecOption, RunEngineWorker
 
 from ..config import Scope, load_scope
+from ..hardware import HardwareError
 from ..layout import SCOPE_ENV, Layout
 from ..plans import ParameterError, Template, templates
 from ._namespace import current_session, session_or_none
 from ._session import plain_meta
 
 logger = logging.getLogger("queuescope.startup")
+
+RECONNECT_S = 120.0
+"""A plan waits so long for a hardware process that is being started again; loading a real configuration takes a while."""
 
 
 def op_key(item: Mapping[str, Any]) -> str | None:
@@ -91,6 +95,7 @@ class ScopeWorker(RunEngineWorker):
             return begin()
 
         def begin() -> Any:
+            current_session().reconnection.wait(RECONNECT_S)
             metadata = current_session().run_metadata(parameters)
             return generate({**parameters, "meta": metadata})()
 
@@ -136,8 +141,11 @@ class ScopeWorker(RunEngineWorker):
             return
         try:
             outcomes = session.hardware.lights_off()
+        except HardwareError as error:  # its process closes them when it starts again
+            logger.error("the lights could not be closed after a plan: %s", error)
+            return
         except Exception:
-            logger.exception("the lights could not be closed after a plan: the hardware doesn't answer")
+            logger.exception("the lights could not be closed after a plan")
             return
         for outcome in outcomes:
             if not outcome.off:

@@ -13,7 +13,7 @@ from event_model import DocumentNames
 
 from .. import __version__
 from ..config import Scope, load_scope
-from ..devices import RunRecordings, build_devices
+from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
 from ..ledger import Ledger
@@ -72,6 +72,7 @@ class Session:
     templates: Mapping[str, Template]
     run_engine: RunEngine
     ledger: Ledger
+    reconnection: Reconnection
 
     def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
         """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
@@ -152,4 +153,5 @@ def open_session() -> Session:
         templates=templates(scope),
         run_engine=run_engine,
         ledger=ledger,
+        reconnection=Reconnection(hardware, devices),
     )
