@@ -163,9 +163,12 @@ class Microscope:
         """The thread and the error of a call into an adapter that overstays its allowance, or None."""
         return None if self._closed else hung(self._core, self._scope)
 
-    def give_up(self, why: HardwareError) -> tuple[LightOff, ...]:
-        """An adapter hangs: refuse new work, and switch off what answers. The process must end after it."""
+    def refuse_all(self, why: HardwareError) -> None:
+        """From now on every call but `lights_off` raises `HardwareGoneError`: this process is about to end."""
         self._ending = str(why)
+
+    def give_up(self, why: HardwareError) -> tuple[LightOff, ...]:
+        """An adapter hangs: end what runs, and switch off what answers. The process must end after it."""
         self._recorder.interrupt(str(why))
         for step in (self._stop_motion, lambda: self._recorder.fail_all(str(why), STEP_S)):
             threading.Thread(target=step, name="give-up", daemon=True).start()

@@ -63,3 +63,11 @@ class HaltReport(_Value):
     """Until the last step was done, or given up."""
     killed: bool
     """A step did not answer: the hardware process ends itself hard, and its successor switches lights off first."""
+
+
+class HaltOutcome(HaltReport):
+    """What became of a halt from outside."""
+
+    confirmed: bool
+    """Whoever owns the hardware said so. False: read `detail`."""
+    detail: str

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import Pyro5
@@ -63,6 +64,7 @@ class Endpoint:
             reply = protocol.SendingMessage(protocol.MSG_RESULT, 0, seq, serializer.serializer_id, data)
             with contextlib.suppress(Pyro5.errors.CommunicationError, OSError):  # the client has gone
                 connection.send(reply.data)
+                connection.close()  # nobody would read the next request on it
 
     def _outcome(self, name: str, payload: bytes) -> bytes:
         try:
@@ -244,13 +246,14 @@ class Service:
         why = "the client that drove the microscope is gone"
         log.error("%s (%s): its volume ends, motion stops, gates close", why, client)
         lights = self._microscope.make_safe(why)
-        emit("client-gone", client=client, lights=[light.model_dump(mode="json") for light in lights])
+        emit("client-gone", client=client, at=time.time(), lights=[light.model_dump(mode="json") for light in lights])
 
     def look_for_hangs(self) -> None:
         """A call into an adapter that overstays its allowance costs the process."""
         if (found := self._microscope.hung()) is None:
             return
         thread, error = found
+        self._microscope.refuse_all(error)
         self._endpoint.answer_for(thread, error)
         lights = self._microscope.give_up(error)
         emit("hung", error=str(error), lights=[light.model_dump(mode="json") for light in lights])

@@ -66,9 +66,13 @@ def refusal(folder: Path, make_scope: MakeScope, **edits: list[tuple[str, str]])
                 "{label: Laser488 TTL, kind: property, property: State",
             ),
             "devices.laser_line.property",
-            "belongs to a light or an axis",
+            "belongs to a light, an axis or the objective",
         ),
-        (("queue: ", "safety: {retract_first: [z]}\nqueue: "), "safety.retract_first", "can't honour it yet"),
+        (
+            ("process: own", "process: own\n  core_per_camera: [cam_a]"),
+            "micromanager.core_per_camera",
+            "can't honour it yet",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(

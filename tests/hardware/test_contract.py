@@ -167,6 +167,14 @@ def test_errors_can_be_pickled(hardware: ConnectedHardware) -> None:
     assert (type(copy), str(copy), copy.fields) == (LimitError, str(caught.value), caught.value.fields)
 
 
+def test_a_reference_is_confirmed_by_a_person(hardware: ConnectedHardware) -> None:
+    """R0.4, R5.8: the position is returned; without a name it is refused."""
+    assert hardware.confirm_reference("z", "Ada") == hardware.positions(("z",))["z"]
+    with pytest.raises(ArgumentError, match="say who confirms"):
+        hardware.confirm_reference("z", "")
+    assert hardware.state().reference_lost == {}
+
+
 def test_state_devices_are_selected_by_label(hardware: ConnectedHardware) -> None:
     """R0.4: tuples stay tuples."""
     assert hardware.labels("emission")[:2] == ("BP460", "BP525")

@@ -73,7 +73,7 @@ def test_a_light_without_limits_is_named(tree: dict[str, Any], tmp_path: Path, l
         ("channels.gfp.power_pct", 50, r"channels\.gfp\.power_pct 50.* outside \[0.0, 6.0\]"),
         ("storage.root", "ELSEWHERE", r"storage: root 'ELSEWHERE' is not one of roots"),
         ("devices.galvo_a.calibration.slope_um_per_deg", 0, r"devices\.galvo_a\.calibration: slope_um_per_deg 0"),
-        ("safety", {"retract_first": ["nose"]}, r"safety\.retract_first: 'nose' is none of the axes"),
+        ("safety", {"retract_first": ["nose"]}, r"safety\.retract_first: 'nose' is none of the stages"),
         ("safety", {"collision": [{"nose": [0, 1]}]}, r"safety\.collision: 'nose' is none of the axes"),
         ("devices.volume", DEMO["devices"]["z"], r"'volume' is the name of a device of ours"),
     ],
