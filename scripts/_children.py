@@ -53,6 +53,7 @@ class Child:
         self.pid = process.pid
         self.started_at = time.time()
         self._log_start = log_start
+        self._killed: str | None = None
 
     @property
     def name(self) -> str:
@@ -62,8 +63,15 @@ class Child:
     def running(self) -> bool:
         return self.process.returncode is None
 
+    def kill(self, why: str) -> None:
+        """End it at once, with all it started; ``why`` becomes its last words."""
+        self._killed = why
+        _signal_group(self.pid, signal.SIGKILL)
+
     def last_words(self) -> str:
         """Why it ended: the last error in its log since it started, else the last line, and how it ended."""
+        if self._killed is not None:
+            return self._killed
         with open(self.service.log, "rb") as log:
             log.seek(self._log_start)
             text = log.read()[-65536:].decode("utf-8", "replace")

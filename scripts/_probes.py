@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from ..config import Scope
+from ..hardware import HardwareError, pinger
 from ..layout import Layout
 
 
@@ -60,6 +61,19 @@ def connect_hardware(scope: Scope, layout: Layout, timeout_s: float = 1.0) -> No
             connection.connect(address)
         except OSError as error:
             raise NoAnswer(f"hardware: nobody listens at {address}: {error.strerror or error}") from None
+
+
+class HardwareAnswers:
+    """The hardware process answers a call that touches no adapter."""
+
+    def __init__(self, scope: Scope, layout: Layout) -> None:
+        self._ping = pinger(scope, layout)
+
+    def __call__(self) -> None:
+        try:
+            self._ping(1.0)
+        except HardwareError as error:
+            raise NoAnswer(str(error)) from None
 
 
 def zmq_addresses(scope: Scope, layout: Layout) -> dict[str, str]:

@@ -62,7 +62,15 @@ def parts(scope: Scope, layout: Layout, ports: Ports) -> list[Part]:
 
     if scope.micromanager.process == "own":
         here = service("hardware", "queuescope.hardware", stop_s=15) if _runs_here(scope) else None
-        found.append(Part("hardware", lambda: _probes.connect_hardware(scope, layout), here, deadline_s=120))
+        found.append(
+            Part(
+                "hardware",
+                lambda: _probes.connect_hardware(scope, layout),
+                here,
+                alive=_probes.HardwareAnswers(scope, layout),
+                deadline_s=120,
+            )
+        )
     found.append(
         Part(
             "watchdog",

@@ -18,6 +18,13 @@ from ._probes import NoAnswer
 
 PROBE_INTERVAL_S = 0.03
 """Between two questions to a service that does not answer yet."""
+BEAT_S = 1.0
+FROZEN_S = 5.0
+"""A process that has not answered for so long is frozen (SIGSTOP, a native library that keeps the interpreter): it is killed.
+
+Short enough that callers hear of it before the shortest sensible call deadline (10 s) and that it is back within 10 s; ten
+times longer than any pause seen on a busy machine, and five questions in a row.
+"""
 RESTARTS_MAX = 5
 RESTARTS_WINDOW_S = 600.0
 """A part that dies more often than this within the window is left down, and `status` says so."""
@@ -36,6 +43,8 @@ class Part:
     """Done once before the first question; done again when a part in `after` came back from a crash. Runs in a thread."""
     lost: Callable[[], str | None] | None = None
     """Asked every few seconds while it is up: why it is not any more, None where it is. For steps; processes are watched."""
+    alive: Callable[[], None] | None = None
+    """Asked every `BEAT_S` while it is up; raises `NoAnswer`. A process silent for `FROZEN_S` is killed and started again."""
     settle: Callable[[], None] | None = None
     """Ends what moves: asked before any part is stopped. Runs in a thread, has its own deadlines, may raise `NoAnswer`."""
     orderly_stop: Callable[[], None] | None = None
@@ -189,6 +198,8 @@ class Supervisor:
         self._listener("part", {"part": part.name, "seconds": state.seconds})
         if part.service is not None:
             self._keep(self._watch(part))
+            if part.alive is not None:
+                self._keep(self._beat(self.children[part.name], part.alive))
 
     async def _first_start(self, part: Part) -> None:
         """Start a part that may fail at first: it is tried again like one that died."""
@@ -273,6 +284,25 @@ class Supervisor:
             await self._restart(part, words)
         elif not self._early_death.done():
             self._early_death.set_exception(StartError(f"{part.name} died while the stack was starting: {words}"))
+
+    async def _beat(self, child: Child, alive: Callable[[], None]) -> None:
+        """Until the process ends; kill it when it has been silent for too long."""
+        answered = time.monotonic()
+        while child.running:
+            asked = time.monotonic()
+            try:
+                await asyncio.to_thread(alive)
+                answered = time.monotonic()
+            except NoAnswer as error:
+                silent_s = time.monotonic() - answered
+                if silent_s > FROZEN_S and child.running:
+                    child.kill(
+                        f"{child.name} has not answered for {silent_s:.0f} s (limit {FROZEN_S:g} s) and was killed: {error}"
+                    )
+                    return
+            await asyncio.sleep(BEAT_S)
+            if time.monotonic() - asked > BEAT_S + FROZEN_S:  # we were frozen ourselves: a suspended machine
+                answered = time.monotonic()
 
     async def _restart(self, part: Part, why: str) -> None:
         """Start a part again, more and more patiently; give up after `RESTARTS_MAX` deaths within the window."""
