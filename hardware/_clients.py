@@ -6,8 +6,12 @@ is; one that vanishes (killed, crashed, or behind a cut link) after it had asked
 
 from __future__ import annotations
 
+import selectors
+import socket
+import ssl
 import threading
 from collections.abc import Callable
+from typing import Any
 
 LOOKING = (
     "info",
@@ -29,6 +33,9 @@ GRACE_S = 1.0
 """A client that gave up its last connection may come back with a new one meanwhile."""
 
 
+LOOK_EVERY_S = 0.25
+
+
 class Clients:
     """Clients of one hardware process, by the connections they keep.
 
@@ -43,31 +50,46 @@ class Clients:
         self._lock = threading.Lock()
         self._client_of: dict[int, str] = {}
         self._drivers: set[str] = set()
-        self._closed = False
+        self._busy: dict[int, Any] = {}
+        self._watched = False
+        self._closed = threading.Event()
 
-    def joined(self, connection: object, client: str) -> None:
-        """A connection of this client was let in."""
+    def joined(self, connection: Any, client: str) -> None:
+        """A connection (Pyro's; it has a ``sock``) of this client was let in."""
         with self._lock:
+            if not self._watched:
+                self._watched = True
+                threading.Thread(target=self._watch, name="clients", daemon=True).start()
             self._client_of[id(connection)] = client
 
-    def asked(self, connection: object, call: str) -> None:
-        """This connection carries a call."""
+    def busy(self, connection: Any) -> None:
+        """A call came over this connection: until it is `idle` again, nobody else notices that it broke."""
+        with self._lock:
+            self._busy[id(connection)] = connection
+
+    def idle(self, connection: Any) -> None:
+        """The call has ended."""
+        with self._lock:
+            self._busy.pop(id(connection), None)
+
+    def asked(self, connection: Any, call: str) -> None:
+        """What this connection's call is."""
         if call not in READING:
             client = self._client_of.get(id(connection))
             if client is not None and client not in self._drivers:
                 with self._lock:
                     self._drivers.add(client)
 
-    def goodbye(self, connection: object) -> None:
+    def goodbye(self, connection: Any) -> None:
         """The client leaves in good order: what it leaves on is meant."""
         with self._lock:
             self._drivers.discard(self._client_of.get(id(connection), ""))
 
-    def left(self, connection: object) -> None:
+    def left(self, connection: Any) -> None:
         """A connection has ended, in whatever way."""
         with self._lock:
             client = self._client_of.pop(id(connection), None)
-            if client is None or client not in self._drivers or client in self._client_of.values() or self._closed:
+            if client is None or client not in self._drivers or client in self._client_of.values():
                 return
         timer = threading.Timer(self._grace_s, self._look_again, (client,))
         timer.daemon = True
@@ -75,12 +97,44 @@ class Clients:
 
     def _look_again(self, client: str) -> None:
         with self._lock:
-            if self._closed or client not in self._drivers or client in self._client_of.values():
+            if self._closed.is_set() or client not in self._drivers or client in self._client_of.values():
                 return
             self._drivers.discard(client)
         self._gone(client)
 
     def close(self) -> None:
         """Nobody is missed any more."""
-        with self._lock:
-            self._closed = True
+        self._closed.set()
+
+    def _watch(self) -> None:
+        """While there are clients: which of those that wait for a reply have hung up?"""
+        while not self._closed.wait(LOOK_EVERY_S):
+            with self._lock:
+                busy = [connection for number, connection in self._busy.items() if number in self._client_of]
+                if not self._client_of:
+                    self._watched = False
+                    return
+            for connection in hung_up(busy):
+                self.left(connection)
+
+
+def hung_up(connections: list[Any]) -> list[Any]:
+    """Those whose peer has closed or is cut off. One that waits for a reply sends nothing: what there is to read is the end."""
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            try:
+                selector.register(connection.sock, selectors.EVENT_READ, connection)
+            except (ValueError, KeyError, OSError):  # it has been closed meanwhile
+                continue
+        if not selector.get_map():
+            return []
+        return [key.data for key, _ in selector.select(0) if _at_end(key.data.sock)]
+
+
+def _at_end(sock: socket.socket) -> bool:
+    if isinstance(sock, ssl.SSLSocket):
+        return True
+    try:
+        return sock.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True

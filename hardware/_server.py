@@ -50,10 +50,14 @@ class Endpoint:
         """Carry out a call of the surface; every outcome, errors included, is the reply."""
         thread, context = threading.get_ident(), Pyro5.callcontext.current_context
         self._under_way[thread] = (context.client, context.seq)
+        if self._clients is not None:
+            self._clients.busy(context.client)
         try:
             return self._outcome(name, payload)
         finally:
             self._under_way.pop(thread, None)
+            if self._clients is not None:
+                self._clients.idle(context.client)
 
     def answer_for(self, thread: int, error: HardwareError) -> None:
         """Reply in place of a thread that an adapter keeps; the process ends right after it."""

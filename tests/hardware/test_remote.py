@@ -9,6 +9,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def test_only_the_holder_of_the_other_certificate_gets_in(
 
 
 CLIENT = """
-import sys
+import sys, threading, time
 from queuescope.config import load_scope
 from queuescope.hardware import *
 from queuescope.layout import Layout
@@ -171,7 +172,9 @@ def test_the_hardware_puts_itself_safe_when_its_client_is_gone(
         "view = VolumeView(dataset='cam_a', camera='cam_a', settings=FrameSettings(exposure_ms=20, light='l488'),"
         " piezo='piezo_a', piezo_um=tuple(i / 100 for i in range(2000)));"
         "state = hardware.start_volume(state.recording, VolumeProgram(views=(view,)));"
-        "open(sys.argv[2] + '/recording', 'w').write(state.recording)"
+        "open(sys.argv[2] + '/recording', 'w').write(state.recording);"
+        "threading.Thread(target=hardware.recording, args=(state.recording, 10**6, 30), daemon=True).start();"
+        "[time.sleep(0.001) for _ in iter(lambda: len(hardware._busy), 1)]"
     )
     client = other_client(scope, layout, act)
     recording = (layout.data / "recording").read_text()
@@ -179,8 +182,10 @@ def test_the_hardware_puts_itself_safe_when_its_client_is_gone(
     assert watcher.recording(recording).phase == "running"
     client.kill()
     client.wait()
+    killed = time.time()
     event = process.event()
     assert event["event"] == "client-gone"
+    assert event["at"] - killed < 8
     assert all(light["off"] for light in event["lights"])
     ended = watcher.recording(recording)
     assert ended.phase in ("done", "failed")
