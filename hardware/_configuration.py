@@ -11,6 +11,7 @@ from pathlib import Path
 from ..config import Scope
 from ._errors import ConfigurationError, DeviceError
 from ._mmcore import Core, discovered_installations
+from ._restart import first_lines
 
 log = logging.getLogger("queuescope.hardware")
 
@@ -107,6 +108,31 @@ def load_configuration(core: Core, scope: Scope, adapters: Adapters) -> None:
         raise ConfigurationError(
             f"Micro-Manager could not load {path} with the adapters in {adapters.folder}: {error.__cause__}: check that each"
             " device is switched on and named as the adapter names it",
+            thing="micromanager.config",
+            value=str(path),
+            looked=list(adapters.looked),
+        ) from error
+
+
+def load_first(core: Core, scope: Scope, adapters: Adapters) -> None:
+    """Load hubs, lights and scanners alone; see `_restart`.
+
+    Raises
+    ------
+    ConfigurationError
+        As `load_configuration`.
+    """
+    path = scope.config_path
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        with tempfile.TemporaryDirectory(prefix="queuescope-") as folder:
+            part = Path(folder) / path.name
+            part.write_text("\n".join(first_lines(lines, scope)) + "\n", encoding="utf-8", errors="surrogateescape")
+            core.ask("configuration", core.mm.loadSystemConfiguration, str(part))
+    except (OSError, DeviceError) as error:
+        raise ConfigurationError(
+            f"after a process that died, the hubs and lights of {path} could not be loaded alone: {error}: is the light"
+            " source's controller switched on?",
             thing="micromanager.config",
             value=str(path),
             looked=list(adapters.looked),

@@ -20,6 +20,9 @@ URGENT = frozenset(("safety", "halt", "rearm", "arm"))
 URGENT_S = 1.0
 """They take no longer than this."""
 
+LOADING_S = 120.0
+"""Loading a configuration, homing included, should not take longer."""
+
 REPLY_S = 2.0
 """The proxy waits this much longer, so that the hardware's own timeout, which says more, arrives first."""
 
@@ -57,6 +60,8 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
         case "open_recording" | "close_recording" | "stop_volume":
             slice_s = sum(camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())
             return DISK_S + slice_s + travel_s(axes.values())
+        case "rearm":
+            return LOADING_S  # it may let a restarted process load the rest
         case "lights_off":
             return float(len(scope.lights))
         case _:

@@ -100,6 +100,12 @@ class HardwareGoneError(HardwareError):
     code = "hardware_gone"
 
 
+class RestartPendingError(HardwareError):
+    """The process was restarted after it had died, and has loaded its lights only. Fields ``thing, value`` (why it waits)."""
+
+    code = "restart_pending"
+
+
 class HaltedError(HardwareError):
     """Somebody halted the microscope; it stays so until an operator rearms. Fields ``by, reason, at``."""
 
@@ -135,6 +141,7 @@ ERRORS: dict[str, type[HardwareError]] = {
         HardwareTimeout,
         RecordingError,
         HardwareGoneError,
+        RestartPendingError,
         HaltedError,
         InterlockError,
         DisarmedError,
