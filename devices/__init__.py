@@ -9,6 +9,7 @@ from ..hardware import Hardware
 from ..layout import Layout
 from ._axes import AxisPair, AxisPositioner, check_axis
 from ._camera import CameraDetector, CameraPlan
+from ._events import HardwareEvents
 from ._reconnection import Reconnection
 from ._recordings import RunRecordings
 from ._settings import ChannelSelector, LabelledState, LightGate, MeasuredValue
@@ -38,14 +39,14 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
     Besides the scope's devices and lights: ``channel`` (where the scope has channels) and ``volume`` (where it has cameras).
     """
     recordings = RunRecordings(scope, layout, hardware)
-    axes = scope.axes()
+    axes, events = scope.axes(), HardwareEvents(hardware)
     devices: dict[str, Any] = {}
     for name, settings in scope.devices.items():
         match settings.kind:
             case "stage":
-                devices[name] = AxisPositioner(name=name, hardware=hardware, settings=axes[name])
+                devices[name] = AxisPositioner(name=name, hardware=hardware, settings=axes[name], events=events)
             case "xy_stage" | "galvo":
-                devices[name] = AxisPair(name=name, hardware=hardware, axes=axes)
+                devices[name] = AxisPair(name=name, hardware=hardware, axes=axes, events=events)
             case "camera":
                 devices[name] = CameraDetector(name=name, hardware=hardware, settings=settings, recordings=recordings)
             case "state" | "objective":

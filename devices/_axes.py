@@ -14,6 +14,7 @@ from ophyd.status import Status
 
 from ..config import Axis as AxisSettings
 from ..hardware import Hardware, LimitError
+from ._events import HardwareEvents
 from ._status import in_thread
 
 
@@ -40,6 +41,7 @@ class AxisPositioner(PositionerBase):
     """One scalar axis, in µm or degrees.
 
     ``set`` returns a status that is done when the axis has arrived and its readback lies within the tolerance.
+    Subscribers of ``SUB_READBACK`` (the default) are told every position, also those that a joystick went to.
     """
 
     def __init__(
@@ -49,17 +51,28 @@ class AxisPositioner(PositionerBase):
         name: str,
         hardware: Hardware | None = None,
         settings: AxisSettings | None = None,
+        events: HardwareEvents | None = None,
         parent: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, parent=parent, **kwargs)
         if parent is not None:  # a component of an AxisPair, which knows the hardware
-            hardware, settings = parent.hardware, parent.axis_settings[prefix]
+            hardware, settings, events = parent.hardware, parent.axis_settings[prefix], parent.events
         if hardware is None or settings is None:
             raise TypeError(f"axis {name!r} needs hardware and settings")
         self._hardware = hardware
         self.settings = settings
         self._setpoint: float | None = None
+        self._events = events or HardwareEvents(hardware)
+
+    def subscribe(self, callback: Any, event_type: str | None = None, run: bool = True) -> int:
+        number: int = super().subscribe(callback, event_type=event_type, run=run)
+        if event_type in (None, self.SUB_READBACK):
+            self._events.follow(self.settings.name, self._read_back)
+        return number
+
+    def _read_back(self, position: float, at: float) -> None:
+        self._run_subs(sub_type=self.SUB_READBACK, value=position, timestamp=at)
 
     def hardware_restarted(self) -> None:
         self._setpoint = None
@@ -136,8 +149,15 @@ class AxisPair(Device):
     x = Component(AxisPositioner, "x", kind="hinted")
     y = Component(AxisPositioner, "y", kind="hinted")
 
-    def __init__(self, *, name: str, hardware: Hardware, axes: Mapping[str, AxisSettings]) -> None:
-        self.hardware = hardware
+    def __init__(
+        self,
+        *,
+        name: str,
+        hardware: Hardware,
+        axes: Mapping[str, AxisSettings],
+        events: HardwareEvents | None = None,
+    ) -> None:
+        self.hardware, self.events = hardware, events or HardwareEvents(hardware)
         self.axis_settings = {component: axes[f"{name}.{component}"] for component in ("x", "y")}
         super().__init__("", name=name)
 

@@ -1,0 +1,145 @@
+"""What devices and the hardware process cost: set + wait + read of each kind of axis, beside bare pymmcore-plus in this process.
+
+Bare and ours alternate within one run and move the same demo adapters by the same steps. The delay of a callback is from
+MMCore's call in the hardware process to an ophyd subscriber here, by the one clock of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..config import ENV_PREFIX, Scope, load_scope
+from ..devices import build_devices
+from ..hardware import ConnectedHardware, connect
+from ..layout import DEFAULT_SCOPE, Layout
+from ._result import Result, Row, Tell, row
+
+GOAL_MS = 0.5
+"""What device and process may add to a set + wait + read."""
+
+AXES = {"stage": "z", "xy stage": "xy", "galvo": "galvo_a"}
+"""A device of the demo scope of each kind."""
+
+
+def measure(quick: bool, tell: Tell) -> Result:
+    """Milliseconds; 50 repetitions where ``quick``, else 500."""
+    repetitions = 50 if quick else 500
+    os.environ[f"{ENV_PREFIX}MICROMANAGER__PROCESS"] = "own"
+    scope = load_scope(DEFAULT_SCOPE)
+    with tempfile.TemporaryDirectory(prefix="queuescope-bench-") as folder:
+        layout = Layout(Path(folder) / "data")
+        with running(scope, layout), connected(scope, layout) as hardware:
+            devices, _ = build_devices(scope, layout, hardware)
+            core = bare_core(scope, hardware.info().adapters)
+            rows: list[Row] = []
+            ratios: dict[str, float] = {}
+            for kind, name in AXES.items():
+                tell(f"device: {kind}")
+                ours, bare, surface = axis(scope, kind, name, devices[name], hardware, core, repetitions)
+                rows += [
+                    row(f"{kind}, bare pymmcore-plus", "ms", bare),
+                    row(f"{kind}, hardware process", "ms", surface),
+                    row(f"{kind}, device and hardware process", "ms", ours),
+                ]
+                ratios[f"{kind}: ms added (goal {GOAL_MS:g})"] = statistics.median(ours) - statistics.median(bare)
+            tell("device: callback")
+            rows.append(row("callback to ophyd subscriber", "ms", callback(devices["z"], hardware, repetitions)))
+            core.unloadAllDevices()
+    return Result("device", rows, ratios)
+
+
+@contextmanager
+def running(scope: Scope, layout: Layout) -> Iterator[None]:
+    """A hardware process of its own."""
+    words = ["--scope", str(scope.path), "--data", str(layout.data)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "queuescope.hardware", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@contextmanager
+def connected(scope: Scope, layout: Layout) -> Iterator[ConnectedHardware]:
+    hardware = connect(scope, layout, timeout_s=60)
+    try:
+        yield hardware
+    finally:
+        hardware.close()
+
+
+def bare_core(scope: Scope, adapters: str) -> Any:
+    """pymmcore-plus in this process, with the same configuration."""
+    from pymmcore_plus import CMMCorePlus
+
+    core = CMMCorePlus(mm_path=adapters, adapter_paths=[adapters])
+    core.loadSystemConfiguration(str(scope.config_path))
+    return core
+
+
+def axis(
+    scope: Scope, kind: str, name: str, device: Any, hardware: ConnectedHardware, core: Any, repetitions: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Milliseconds of a set + wait + read: through device and process, bare, through the process alone."""
+    label = scope.devices[name].label
+    send: dict[str, Callable[[float], None]] = {
+        "stage": lambda x: core.setPosition(label, x),
+        "xy stage": lambda x: core.setXYPosition(label, x, x),
+        "galvo": lambda x: core.setGalvoPosition(label, x, x),
+    }
+    read: dict[str, Callable[[], Any]] = {
+        "stage": lambda: core.getPosition(label),
+        "xy stage": lambda: core.getXYPosition(label),
+        "galvo": lambda: core.getGalvoPosition(label),
+    }
+    pair = kind != "stage"
+    names = (f"{name}.x", f"{name}.y") if pair else (name,)
+
+    def bare(x: float) -> None:
+        send[kind](x)
+        core.waitForDevice(label)
+        read[kind]()
+
+    def process(x: float) -> None:
+        hardware.move(dict.fromkeys(names, x))  # waits, and returns what it read
+
+    def ours(x: float) -> None:
+        device.set((x, x) if pair else x).wait(10)
+        device.read()
+
+    found: dict[Any, list[float]] = {ours: [], bare: [], process: []}
+    for repetition in range(repetitions + 5):
+        target = 0.5 if repetition % 2 else 1.5
+        for case, milliseconds in found.items():
+            began = time.perf_counter()
+            case(target)
+            if repetition >= 5:  # the first ones open connections
+                milliseconds.append((time.perf_counter() - began) * 1000)
+    return found[ours], found[bare], found[process]
+
+
+def callback(device: Any, hardware: ConnectedHardware, repetitions: int) -> list[float]:
+    """Milliseconds from MMCore's callback to a subscriber of the device."""
+    delays: queue.Queue[float] = queue.Queue()
+    number = device.subscribe(
+        lambda timestamp, **_: delays.put((time.time() - timestamp) * 1000), event_type=device.SUB_READBACK, run=False
+    )
+    found = []
+    for repetition in range(repetitions):
+        hardware.move({device.settings.name: 2.5 if repetition % 2 else 3.5})
+        found.append(delays.get(timeout=10))
+    device.unsubscribe(number)
+    return found
