@@ -28,8 +28,9 @@ from ._errors import (
     UnknownNameError,
 )
 from ._event_types import EventBatch, EventKind, HardwareEvent
+from ._halting import halt_hardware, urgent
 from ._latch import LatchFile, log_safety
-from ._safety_state import HaltReport, HaltStep, InterlockState, Latch, SafetyState
+from ._safety_state import HaltOutcome, HaltReport, HaltStep, InterlockState, Latch, SafetyState
 from ._surface import (
     SURFACE,
     CameraState,
@@ -65,6 +66,7 @@ __all__ = [
     "EventBatch",
     "EventKind",
     "FrameSettings",
+    "HaltOutcome",
     "HaltReport",
     "HaltStep",
     "HaltedError",
@@ -94,6 +96,8 @@ __all__ = [
     "VolumeProgram",
     "VolumeView",
     "connect",
+    "halt_hardware",
     "log_safety",
     "pinger",
+    "urgent",
 ]

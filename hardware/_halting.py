@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydantic import ValidationError
 
@@ -12,8 +14,9 @@ from ..config import Scope
 from ..layout import Layout
 from ._address import address_of
 from ._errors import HardwareError
-from ._latch import LatchFile, log_safety
+from ._latch import LatchFile, log_safety, report_file
 from ._safety_state import HaltOutcome, HaltReport, Latch
+from ._surface import Hardware
 
 CONFIRM_S = 2.5
 """How long to wait for a process that was told by the latch file alone."""
@@ -52,7 +55,9 @@ def halt_hardware(scope: Scope, layout: Layout, reason: str, by: str) -> HaltOut
         problem += "it was killed; its successor switches lights off first and stays halted"
     else:
         where = "RE worker" if scope.micromanager.process == "worker" else "hardware process"
-        problem += f"no {where} confirmed within {CONFIRM_S:g} s: LIGHTS MAY STILL BE ON; one that starts now stays halted"
+        problem += (
+            f"no {where} confirmed within {CONFIRM_S:g} s: LIGHTS MAY STILL BE ON; one that starts now stays halted"
+        )
     log_safety(layout, "halt without answer", by=by, reason=reason, killed=killed)
     seconds = time.perf_counter() - began
     return HaltOutcome(halted=latch, steps=(), seconds=seconds, killed=killed, confirmed=False, detail=problem)
@@ -61,18 +66,28 @@ def halt_hardware(scope: Scope, layout: Layout, reason: str, by: str) -> HaltOut
 def _told(report: HaltReport) -> str:
     failed = [f"{step.name}: {step.error}" for step in report.steps if not step.done]
     if report.killed:
-        return f"an adapter hangs ({'; '.join(failed)}): the hardware process ends itself, its successor switches lights off first"
+        return f"an adapter hangs ({'; '.join(failed)}): the hardware process ends itself, its successor starts dark"
     if failed:
         return f"NOT EVERYTHING IS OFF: {'; '.join(failed)}"
     return "motion is stopped, every gate closed, emission off"
 
 
 def _ask(scope: Scope, layout: Layout, reason: str, by: str) -> HaltReport:
-    from ._proxy import hardware_at
-
-    hardware = hardware_at(scope, address_of(scope, layout), layout)
-    try:
+    with urgent(scope, layout) as hardware:
         return hardware.halt(reason, by)
+
+
+@contextmanager
+def urgent(scope: Scope, layout: Layout) -> Iterator[Hardware]:
+    """The hardware process, for the calls that wait behind nothing (`halt`, `rearm`, `arm`, `safety`)."""
+    from ._link import client_link
+    from ._proxy import ProxyHardware, _key
+
+    address = address_of(scope, layout)
+    link = None if address.socket_path is not None else client_link(address, layout)
+    hardware = ProxyHardware(scope, address, _key(layout), link)
+    try:
+        yield hardware
     finally:
         hardware.close()
 
@@ -82,7 +97,7 @@ def _confirmed(layout: Layout, latch: Latch) -> HaltReport | None:
     deadline = time.monotonic() + CONFIRM_S
     while time.monotonic() < deadline:
         try:
-            report = HaltReport.model_validate_json(LatchFile.report_path(layout).read_bytes())
+            report = HaltReport.model_validate_json(report_file(layout).read_bytes())
             if report.halted == latch:
                 return report
         except (OSError, ValidationError):  # not yet

@@ -71,6 +71,11 @@ class LatchFile:
         self.path.unlink(missing_ok=True)
 
 
+def report_file(layout: Layout) -> Path:
+    """What the last halt did: how a process that was halted by the file answers."""
+    return layout.data / "safety" / "report.json"
+
+
 def log_safety(layout: Layout, event: str, **facts: object) -> None:
     """One line in ``logs/safety.jsonl``: who did what to the microscope's safety, and when."""
     line = json.dumps({"time": time.time(), "event": event, **facts}, default=str)

@@ -7,6 +7,7 @@ after (`permit_light`, `permit_motion`), so that nothing slips through between t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -17,7 +18,7 @@ from ..config import Scope
 from ..layout import Layout
 from ._errors import DisarmedError, HaltedError, HardwareError, InterlockError, LimitError, NotAllowedError
 from ._interlocks import Interlocks, words
-from ._latch import LatchFile, log_safety
+from ._latch import LatchFile, log_safety, report_file
 from ._safety_state import HaltReport, HaltStep, InterlockState, Latch, SafetyState
 
 log = logging.getLogger("queuescope.hardware")
@@ -157,11 +158,16 @@ class Safety:
         log_safety(
             self._layout, "halt" if first else "halt again", by=by, reason=reason, seconds=seconds, no_answer=hung
         )
+        report = HaltReport(halted=latch, steps=steps, seconds=seconds, killed=killed)
+        with contextlib.suppress(OSError):
+            draft = report_file(self._layout).with_suffix(".draft")
+            draft.write_text(report.model_dump_json(), encoding="utf-8")
+            draft.replace(report_file(self._layout))
         if killed and self._die is not None:
             self._die()
         else:
             self._halt_file.make_durable()
-        return HaltReport(halted=latch, steps=steps, seconds=seconds, killed=killed)
+        return report
 
     def rearm(self, by: str) -> SafetyState:
         """Clear the latches of halt and interlocks. Arms nothing.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..config import Scope
+from ..hardware import LatchFile
 from ..layout import DATA_ENV, SCOPE_ENV, Layout
 from . import _probes, _valkey
 from ._checks import Ports
@@ -93,7 +94,9 @@ def parts(scope: Scope, layout: Layout, ports: Ports) -> list[Part]:
         ),
     )
     found.append(Part("http", lambda: _http_answers(address["http"], key), service("http", "queuescope.server")))
-    found.append(Part("ready", lambda: _ready(address["http"], key), after=("environment", "http"), deadline_s=30))
+    found.append(
+        Part("ready", lambda: _ready(address["http"], key, layout), after=("environment", "http"), deadline_s=30)
+    )
 
     tiled = service("tiled", "queuescope.tiled_config.tiled_server", nice=5)
     courier = service("courier", "queuescope.tiled_config", nice=5)
@@ -120,10 +123,20 @@ def _http_answers(url: str, key: str) -> None:
     _probes.http_request(f"{url}/api/ready", key)  # any answer: the server is there, and has made its connections
 
 
-def _ready(url: str, key: str) -> None:
+def _ready(url: str, key: str, layout: Layout) -> None:
     ready, reasons = _probes.ready(url, key)
+    if _people_hold(layout):  # then no plan would run, and that is as it must be
+        reasons = [reason for reason in reasons if not reason.startswith(("queue:", "hardware: halted"))]
+        ready = not reasons
     if not ready:
         raise NoAnswer("; ".join(reasons))
+
+
+def _people_hold(layout: Layout) -> bool:
+    """The microscope is halted, or a person has it: the queue must not start by itself."""
+    from ..server import read_control
+
+    return LatchFile.halt(layout).exists() or read_control(layout).mode != "agents"
 
 
 def _tiled_answers(url: str) -> Callable[[], None]:
@@ -178,7 +191,7 @@ class Environment:
         if self._opened:
             if status["manager_state"] != "idle":
                 raise NoAnswer(f"queueserver's manager is {status['manager_state']}")
-            if interrupted(self._queue) is None:
+            if interrupted(self._queue) is None and not _people_hold(self._layout):
                 self._queue.request("queue_autostart", {"enable": True}, timeout_s=5)
             self._opened = False
 

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def application(scope: Scope, layout: Layout) -> Guard:
         from bluesky_httpserver.config import construct_build_app_kwargs, parse_configs
         from bluesky_httpserver.settings import get_settings
 
+    from ._control import agents_may
     from ._guard import Guard
     from ._keys import RoleKeys, database_uri, write_role_keys
     from ._queue import QueueUnreachable, ask, control_address
@@ -81,7 +83,13 @@ def application(scope: Scope, layout: Layout) -> Guard:
             ) from None
         return [*queue.get("items", ()), queue.get("running_item") or {}]
 
-    return Guard(app, keys.caller_of, queue_items, require_key=scope.agents.require_key)
+    return Guard(
+        app,
+        keys.caller_of,
+        queue_items,
+        require_key=scope.agents.require_key,
+        agents_may=partial(agents_may, layout),
+    )
 
 
 class _WithoutPandas:

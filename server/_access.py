@@ -26,6 +26,10 @@ _TABLE = {
     "GET,HEAD /api/ready": READERS,
     "GET,HEAD /api/runs/{uid}": READERS,
     "GET,HEAD /api/scope": READERS,
+    "POST /api/scope/halt": READERS,
+    "POST /api/scope/rearm": OPERATORS,
+    "POST /api/scope/arm": OPERATORS,
+    "POST /api/scope/control": OPERATORS,
     # state of the queue server
     "GET /api/": READERS,
     "GET /api/ping": READERS,

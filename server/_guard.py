@@ -18,12 +18,15 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import _access, _items
+from ._probe import in_thread_of_its_own
 from ._problems import MEDIA_TYPE, Problem
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes. Plans are kilobytes; a large script is a few hundred."""
 
 _SECRET = re.compile(r"[0-9a-f]{16,512}")
+
+HALT = "/api/scope/halt"
 
 CALLER = "queuescope.caller"
 """Where the `Caller` stands in the ASGI scope, for our routes."""
@@ -40,6 +43,7 @@ class Caller:
 
 CallerOf = Callable[[str], Caller | None]
 QueueItems = Callable[[], Awaitable[Sequence[dict[str, Any]]]]
+AgentsMay = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 class Guard:
@@ -55,9 +59,20 @@ class Guard:
         The items of the queue and the running one.
     require_key
         Refuse an agent's plan without ``meta.op_key``.
+    agents_may
+        By route and body: refuses (with a `Problem`) what agents may not while a person has the microscope; returns what the
+        body needs for the queue's lock.
     """
 
-    def __init__(self, app: ASGIApp, caller_of: CallerOf, queue_items: QueueItems, require_key: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        caller_of: CallerOf,
+        queue_items: QueueItems,
+        require_key: bool,
+        agents_may: AgentsMay = lambda route, payload: {},
+    ) -> None:
+        self._agents_may = agents_may
         self._app = app
         self._caller_of = caller_of
         self._queue_items = queue_items
@@ -84,6 +99,9 @@ class Guard:
                 async with self._editing:  # nobody changes an item's owner between the look and the change
                     if caller.role == "agent":
                         await self._narrow_agent(route, payload)
+                        if added := self._agents_may(route, payload):
+                            body = json.dumps(payload | added).encode()
+                            scope = _with_length(scope, len(body))
                     await self._app(scope, _replay(body, receive), send)
             else:
                 await self._app(scope, _replay(body, receive), send)
@@ -101,7 +119,10 @@ class Guard:
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
         secret = secret.strip()
         if scheme.lower() == "apikey" and _SECRET.fullmatch(secret) and len(secret) % 2 == 0:
-            caller = await to_thread.run_sync(self._caller_of, secret)
+            if scope["path"] == HALT:  # waits for no thread of the pool
+                caller = await in_thread_of_its_own(lambda: self._caller_of(secret))
+            else:
+                caller = await to_thread.run_sync(self._caller_of, secret)
         if caller is None:
             raise Problem(
                 "unauthenticated",

@@ -8,7 +8,8 @@ from typing import Any
 from ..config import Scope
 from ..hardware import HardwareError, HardwareState
 from ._context import Context
-from ._models import ScopeDevice, ScopeLight, ScopeView
+from ._control import read_control
+from ._models import Control, ScopeDevice, ScopeLight, ScopeView
 from ._problems import Problem
 from ._queue import QueueUnreachable, ask
 
@@ -37,13 +38,23 @@ async def scope_view(context: Context) -> ScopeView:
         raise Problem("hardware_unreachable", f"the hardware gave no answer within {deadline_s:g} s") from None
     except (HardwareError, QueueUnreachable) as error:
         raise Problem("hardware_unreachable", str(error)) from None
-    return _view(context.scope, context.server_id(), state)
+    return _view(context.scope, context.server_id(), state, read_control(context.layout))
 
 
 async def _state_from_worker(context: Context) -> dict[str, Any]:
-    """Mode ``worker``: MMCore is reached through the RE worker, in the background of a running plan."""
+    return await from_worker(context, STATE_FUNCTION)
+
+
+async def from_worker(context: Context, function: str, **kwargs: Any) -> dict[str, Any]:
+    """Mode ``worker``: MMCore is reached through the RE worker, in the background of a running plan.
+
+    Raises
+    ------
+    Problem
+        ``hardware_unreachable`` where it can't be asked or the function failed.
+    """
     request = {
-        "item": {"item_type": "function", "name": STATE_FUNCTION},
+        "item": {"item_type": "function", "name": function, "kwargs": kwargs},
         "run_in_background": True,
         "user": "http",
         "user_group": "admin",
@@ -56,14 +67,14 @@ async def _state_from_worker(context: Context) -> dict[str, Any]:
         if reply.get("status") == "completed":
             result = reply["result"]
             if not result.get("success"):
-                raise Problem("hardware_unreachable", f"{STATE_FUNCTION} failed in the RE worker: {result.get('msg')}")
+                raise Problem("hardware_unreachable", f"{function} failed in the RE worker: {result.get('msg')}")
             return result["return_value"]
         if not reply.get("success"):
             raise Problem("hardware_unreachable", f"the RE worker lost the question: {reply.get('msg')}")
         await asyncio.sleep(0.02)
 
 
-def _view(scope: Scope, server_id: str | None, state: HardwareState) -> ScopeView:
+def _view(scope: Scope, server_id: str | None, state: HardwareState, control: Control) -> ScopeView:
     devices = {name: _device(name, device, state) for name, device in scope.devices.items()}
     return ScopeView(
         name=scope.name,
@@ -86,6 +97,8 @@ def _view(scope: Scope, server_id: str | None, state: HardwareState) -> ScopeVie
         cameras=state.cameras,
         temperature={name: float(state.values[name]) for name in scope.of_kind("temperature") if name in state.values},
         errors=state.errors,
+        safety=state.safety,
+        control=control,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ..hardware import CameraState, LightState
+from ..hardware import CameraState, LightState, SafetyState
 
 
 class _Answer(BaseModel):
@@ -119,6 +119,16 @@ class ScopeLight(_Answer):
     error: str | None = None
 
 
+class Control(_Answer):
+    """Who has the microscope. While it is not ``agents``, agents' plans that move are refused and the queue is locked."""
+
+    mode: Literal["agents", "person", "maintenance"]
+    by: str
+    reason: str
+    since: float
+    """Seconds since the epoch."""
+
+
 class ScopeView(_Answer):
     """The microscope, read now."""
 
@@ -138,3 +148,7 @@ class ScopeView(_Answer):
     """Of every `temperature` device, in °C."""
     errors: dict[str, str]
     """By device or light: why it could not be read."""
+    safety: SafetyState | None
+    """Halted, interlocks, armed."""
+    control: Control
+    """Who has the microscope."""

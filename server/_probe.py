@@ -48,3 +48,17 @@ class Probe(Generic[T]):
                 future.set_result(self._call())
             except Exception as error:  # handed to whoever asks
                 future.set_exception(error)
+
+
+async def in_thread_of_its_own(work: Callable[[], T]) -> T:
+    """Blocking work that must wait for no pool."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="urgent", daemon=True).start()
+    return await asyncio.wrap_future(done)

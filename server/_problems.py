@@ -41,6 +41,11 @@ CODES: Mapping[str, Code] = {
     "not_ready": Code(503, "same_key", "A submitted plan would not run now"),
     "queue_unreachable": Code(503, "same_key", "The queue server does not answer"),
     "hardware_unreachable": Code(503, "same_key", "The hardware does not answer"),
+    "person_in_control": Code(423, "ask_person", "A person has the microscope"),
+    "interlock_open": Code(409, "ask_person", "An interlock is open"),
+    "halted": Code(409, "ask_person", "The microscope is halted"),
+    "not_armable": Code(409, "after_fix", "The scope asks for no arming"),
+    "outside_limits": Code(422, "after_fix", "Outside its limits"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from ..hardware import HardwareError
+from ..hardware import HardwareError, LatchFile
 from ._context import Context
 from ._models import Component, Components, QueueComponent, Readiness
 from ._queue import QueueUnreachable, ask
@@ -38,7 +38,7 @@ async def readiness(context: Context) -> Readiness:
         _within(_catalog(context)),
     )
     manager, environment, queue = _queue_server(status, context)
-    if context.scope.micromanager.process == "worker":
+    if context.scope.micromanager.process == "worker" and hardware.ok is None:
         hardware = Component(ok=environment.ok, detail="inside the RE worker")
     components = Components(
         valkey=valkey,
@@ -152,6 +152,9 @@ def _queue(status: dict[str, Any]) -> QueueComponent:
 
 
 async def _hardware(context: Context) -> Component:
+    latch = LatchFile.halt(context.layout).read()
+    if latch is not None:
+        return Component(ok=False, detail=f"halted by {latch.by}: {latch.reason}: an operator must rearm")
     if context.scope.micromanager.process == "worker":
         return Component(ok=None, detail="inside the RE worker")
     try:

@@ -40,7 +40,7 @@ class _ProblemRoute(APIRoute):
 _key = APIKeyHeader(name="Authorization", scheme_name="RoleKey", description="`ApiKey KEY`", auto_error=False)
 
 
-def role(request: Request, _: str | None = Security(_key)) -> str:
+async def role(request: Request, _: str | None = Security(_key)) -> str:
     """The caller's role, as the guard found it. Without the guard in front nobody has one."""
     caller: Caller | None = request.scope.get(CALLER)
     if caller is None:

@@ -18,7 +18,16 @@ def namespace() -> dict[str, Any]:
         """Everything of the microscope, read now, as JSON."""
         return current_session().hardware.state().model_dump(mode="json")
 
-    return {"RE": _session.run_engine, **_session.devices, **_session.plans, "scope_state": scope_state}
+    def scope_arm(until: float | None, by: str) -> dict[str, Any]:
+        """`Hardware.arm`, for mode ``worker``."""
+        return current_session().hardware.arm(until, by).model_dump(mode="json")
+
+    def scope_rearm(by: str) -> dict[str, Any]:
+        """`Hardware.rearm`, for mode ``worker``."""
+        return current_session().hardware.rearm(by).model_dump(mode="json")
+
+    functions = {"scope_state": scope_state, "scope_arm": scope_arm, "scope_rearm": scope_rearm}
+    return {"RE": _session.run_engine, **_session.devices, **_session.plans, **functions}
 
 
 def current_session() -> Session:

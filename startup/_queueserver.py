@@ -33,7 +33,7 @@ from bluesky_queueserver.manager.start_manager import WatchdogProcess
 from bluesky_queueserver.manager.worker import ExecOption, RunEngineWorker
 
 from ..config import Scope, load_scope
-from ..hardware import HardwareError
+from ..hardware import HardwareError, LatchFile
 from ..layout import SCOPE_ENV, Layout
 from ..plans import ParameterError, Template, templates
 from ._namespace import current_session, session_or_none
@@ -231,11 +231,12 @@ class ScopeManager(RunEngineManager):
 
     _templates: Mapping[str, Template]
     _scope: Scope
+    _layout: Layout
 
     def run(self) -> None:
         die_with_parent("qs-manager")
         upstream_manager.PlanQueueOperations = KeyedPlanQueue
-        self._scope, _ = _settings()
+        self._scope, self._layout = _settings()
         self._templates = templates(self._scope)
         super().run()
 
@@ -261,6 +262,7 @@ class ScopeManager(RunEngineManager):
     async def _set_manager_state(self, state: MState, *, coro: Any = None, autostart_disable: bool = False) -> None:
         keyed, self._plan_queue.last_stopped_was_keyed = self._plan_queue.last_stopped_was_keyed, False
         stays_on = keyed and self._scope.queue.on_failure == "continue" and not self.queue_stop_pending
+        stays_on = stays_on and not LatchFile.halt(self._layout).exists()  # a halt stops the queue
         await super()._set_manager_state(state, coro=coro, autostart_disable=autostart_disable and not stays_on)
         if stays_on:
             self._autostart_push()

@@ -30,6 +30,10 @@ EXPECTED: dict[str, set[str]] = {
     "HEAD /api/runs/{uid}": ALL,
     "GET /api/scope": ALL,
     "HEAD /api/scope": ALL,
+    "POST /api/scope/halt": ALL,
+    "POST /api/scope/rearm": PEOPLE,
+    "POST /api/scope/arm": PEOPLE,
+    "POST /api/scope/control": PEOPLE,
     "GET /api/": ALL,
     "GET /api/ping": ALL,
     "GET /api/status": ALL,
@@ -171,7 +175,7 @@ def test_each_role_gets_its_routes_and_no_other(guarded: Any, route: str) -> Non
         before = len(queue.methods)
         reply = _call(server[role], route)
         if role in EXPECTED[route]:
-            assert reply.status_code < 500 or route.split(" ")[1] in ("/api/ready", "/api/scope"), reply.text
+            assert reply.status_code < 500 or route.split(" ")[1] in ("/api/ready", "/api/scope", "/api/scope/rearm", "/api/scope/arm"), reply.text
             assert reply.status_code not in (401, 403) or _refused_for_its_items(role, route, reply), reply.text
         else:
             assert reply.status_code == 403

@@ -29,7 +29,10 @@ def test_the_reference_lists_every_code_with_its_status_and_retry() -> None:
 def test_every_route_of_ours_is_described() -> None:
     described = {(method.upper(), path) for path, methods in openapi()["paths"].items() for method in methods}
     assert described <= set(ACCESS)
-    assert {path for _, path in described} == {"/api/ready", "/api/runs/{uid}", "/api/scope"}
+    assert {path for _, path in described} == {
+        *("/api/ready", "/api/runs/{uid}", "/api/scope"),
+        *("/api/scope/halt", "/api/scope/rearm", "/api/scope/arm", "/api/scope/control"),
+    }
 
 
 @pytest.mark.parametrize("code", list(CODES))
