@@ -277,7 +277,7 @@ class _Writer:
         return next(iter([*by_colour, *only, *usual]), BLANK), False
 
     def _guarded(self, entries: list[tuple[str, str, str]]) -> str:
-        own = {label for light in self._lights for label in light.labels} | self._moving
+        own = {label for light in self._lights for label in light.labels} | self._moving | {self._turret}
         return ", ".join(f"{label}.{name}" for label, name, _ in entries if label in own)
 
     # ------------------------------------------------------------------ objectives

@@ -154,6 +154,16 @@ def test_a_preset_that_switches_a_light_is_not_taken_and_the_reason_is_beside_it
     assert "[Channel, GFP] sets Lamp.State" in made.text
 
 
+def test_a_preset_that_turns_the_objective_is_not_taken_either() -> None:
+    """R3.8 only `select` turns it, with retraction and the limits of the next objective."""
+    text = (
+        "Device,Lamp,DemoCamera,DShutter\nDevice,Objective,DemoCamera,DObjective\n"
+        "ConfigGroup,Channel,GFP,Objective,State,1\n"
+    )
+    made = draft(parse_cfg(text), "x", "mm.cfg")
+    assert "preset" not in yaml.safe_load(made.text)["channels"]["gfp"]
+
+
 def test_what_startup_does_to_lights_is_told() -> None:
     text = "Device,Laser,Vendor,Laser\nDevice,Z,Vendor,ZDrive\nConfigGroup,System,Startup,Laser,Power,50\n"
     assert "# System/Startup also sets Laser.Power" in draft(parse_cfg(text), "x", "mm.cfg").text
@@ -223,6 +233,17 @@ def test_the_command_says_what_it_found_what_is_blank_and_what_comes_next(tmp_pa
     tree = yaml.safe_load((tmp_path / "there.yml").read_text())
     assert tree["name"] == "my-microscope"
     assert (tmp_path / tree["micromanager"]["config"]).is_file()
+
+
+def test_up_on_the_unedited_file_names_each_blank_and_starts_nothing(another_stack: Any, tmp_path: Path) -> None:
+    """R5.8 a microscope whose limits nobody has stated doesn't start."""
+    shutil.copy(CFGS["demo-widefield"], tmp_path / "mm.cfg")
+    assert init(str(tmp_path / "mm.cfg")).exit_code == 0
+    done = another_stack.command("up", "--scope", str(tmp_path / "scope.yml"), "--http-port", "0")
+    assert done.returncode == 1
+    for where, _ in blanks(yaml.safe_load((tmp_path / "scope.yml").read_text())):
+        assert f"{where} is left blank: write " in done.stderr
+    assert not another_stack.data.exists()
 
 
 def test_an_adapter_that_crashes_costs_only_the_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
