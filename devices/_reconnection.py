@@ -30,7 +30,9 @@ class Reconnection:
         self._instance = hardware.info().instance
 
     def wait(self, timeout_s: float) -> HardwareInfo:
-        """Wait until the hardware answers, and make every device forget the one before.
+        """Wait until the hardware would carry a plan out, and make every device forget the one before.
+
+        A restarted process that waits for a person (`HardwareInfo.waits`) is waited for as long as the person takes.
 
         Raises
         ------
@@ -41,11 +43,14 @@ class Reconnection:
         while True:
             try:
                 info = self._hardware.info()
-                break
+                if info.stage == "ready":
+                    break
+                if info.stage == "waiting":
+                    deadline = time.monotonic() + timeout_s
             except (HardwareGoneError, HardwareTimeout):
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S)
         if info.instance != self._instance:
             log.warning("the hardware was restarted (pid %d): devices forget what they knew of it", info.pid)
             for device in self._devices.values():

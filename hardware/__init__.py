@@ -26,6 +26,7 @@ from ._errors import (
     RecordingError,
     ReferenceLostError,
     UnknownNameError,
+    RestartPendingError,
 )
 from ._event_types import EventBatch, EventKind, HardwareEvent
 from ._halting import halt_hardware, urgent
@@ -92,6 +93,7 @@ __all__ = [
     "ReferenceLostError",
     "SafetyState",
     "UnknownNameError",
+    "RestartPendingError",
     "Verification",
     "VolumeProgram",
     "VolumeView",

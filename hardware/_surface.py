@@ -43,6 +43,10 @@ class HardwareInfo(_Value):
     config: str
     adapters: str
 
+    stage: Literal["waiting", "loading", "ready"] = "ready"
+    """After a process that died only lights are loaded first: ``waiting`` for a person (`rearm`), or ``loading`` the rest."""
+    waits: str | None = None
+    """Why it waits for a person."""
 
 class CameraState(_Value):
     width: int

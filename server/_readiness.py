@@ -161,6 +161,9 @@ async def _hardware(context: Context) -> Component:
         info = await context.hardware_info.ask(DEADLINE_S)
     except HardwareError as error:
         return Component(ok=False, detail=str(error))
+    if info.stage != "ready":
+        todo = f"an operator must rearm: {info.waits}" if info.waits else "loading its configuration"
+        return Component(ok=False, detail=f"restarted with its lights off; {todo}")
     return Component(ok=True, detail=f"pid {info.pid}")
 
 

@@ -79,6 +79,8 @@ class HardwareProcess:
 
     def started(self) -> HardwareProcess:
         event = self.event()
+        if event.get("event") == "lights-off-first":  # it comes after one that was killed
+            event = self.event()
         assert event.get("event") == "ready", (event, Path(self.log.name).read_text())
         return self
 
