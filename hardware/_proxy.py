@@ -95,7 +95,9 @@ class ProxyHardware(HardwareCalls):
     def _connection(self, limit_s: float) -> Iterator[Any]:
         with self._lock:
             if self._closed:
-                raise HardwareGoneError("this connection to the hardware was closed: connect again", thing="hardware", closed=True)
+                raise HardwareGoneError(
+                    "this connection to the hardware was closed: connect again", thing="hardware", closed=True
+                )
             proxy = self._idle.pop() if self._idle else self._new()
             self._busy[id(proxy)] = proxy
         try:
