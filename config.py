@@ -184,6 +184,14 @@ class State(_Device):
     """A device with labelled positions: filter wheel, turret, slider."""
 
 
+class ConfigGroup(_Device):
+    """A configuration group whose presets plans may choose from: a light path, a camera mode."""
+
+    kind: Literal["config_group"]
+    label: str
+    """The group's name in the Micro-Manager configuration."""
+
+
 class ObjectiveTurret(_Device):
     kind: Literal["objective"]
 
@@ -215,7 +223,8 @@ class Property(_Device):
 
 
 Device = Annotated[
-    Stage | XYStage | Galvo | Camera | State | ObjectiveTurret | Temperature | Property, Field(discriminator="kind")
+    Stage | XYStage | Galvo | Camera | State | ConfigGroup | ObjectiveTurret | Temperature | Property,
+    Field(discriminator="kind")
 ]
 
 
@@ -259,6 +268,8 @@ class Light(_Part):
     gated_by: Literal["controller", "software"] = "software"
     verify: Literal["refresh", "none"] = "refresh"
     """``refresh``: the adapter asks the controller when read, so a closed gate is `verified`; ``none``: `assumed`."""
+    max_on_s: Annotated[FiniteFloat, Field(gt=0, le=3600)] = 120
+    """`set_light` closes the gate again after this time at the latest."""
 
     @property
     def limits_pct(self) -> tuple[float, float]:
@@ -314,6 +325,8 @@ class Safety(_Part):
     """How far another axis may move without retraction, counted from where it stood when `retract_first` left home."""
     holder: Name | None = None
     """The sample holder that is mounted, which no device reports; null: unknown."""
+    emission_idle_s: Annotated[FiniteFloat, Field(gt=0)] | None = 1800
+    """A laser's emission goes off when its gate hasn't been open for so long; null: never (it costs warm-up)."""
     interlocks: tuple[Interlock, ...] = ()
     arm: Literal["none"] | Arming = "none"
 
@@ -665,7 +678,7 @@ def _validated(tree: dict[str, Any], path: Path) -> Scope:
         raise ScopeError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
 
 
-_TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "objective", "temperature", "property"}
+_TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "config_group", "objective", "temperature", "property"}
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

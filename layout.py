@@ -35,6 +35,7 @@ class Layout:
     )
     ledger_db = property(lambda self: self.data / "ledger.db")
     catalog_db = property(lambda self: self.data / "catalog.db")
+    dose = property(lambda self: self.data / "dose.jsonl", doc="Every sample's dose, written by the hardware.")
     runtime_json = property(lambda self: self.data / "runtime.json")
     lock = property(lambda self: self.data / "queuescope.lock")
 

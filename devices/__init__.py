@@ -49,7 +49,7 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
                 devices[name] = AxisPair(name=name, hardware=hardware, axes=axes, events=events)
             case "camera":
                 devices[name] = CameraDetector(name=name, hardware=hardware, settings=settings, recordings=recordings)
-            case "state" | "objective":
+            case "state" | "config_group" | "objective":
                 devices[name] = LabelledState(name=name, hardware=hardware, label=settings.label)
             case "temperature" | "property":
                 devices[name] = MeasuredValue(name=name, hardware=hardware, settings=settings)

@@ -28,10 +28,16 @@ class RunRecordings:
         self._open: dict[str, str] = {}
         """Dataset name to recording."""
         self._streams: list[AssetStream] = []
+        self._sample_id: str | None = None
+        self._position: str | None = None
+        self.dose: dict[str, float] = {}
+        """By light: what the frames of the run that ended last got, in % × s, as the hardware measured it."""
 
-    def start_run(self, run_uid: str) -> None:
+    def start_run(self, run_uid: str, sample_id: str | None = None, position: str | None = None) -> None:
+        """``sample_id`` and the name of a ``position``: whom the light of the run's frames counts for."""
         with self._lock:
             self._run_uid, self._open, self._streams = run_uid, {}, []
+            self._sample_id, self._position, self.dose = sample_id, position, {}
 
     def told(self) -> None:
         """The documents offered last have been emitted (an event was saved, or a flyer collected)."""
@@ -51,7 +57,10 @@ class RunRecordings:
                 raise RuntimeError(
                     f"no run is open: dataset {datasets[0].name!r} needs one (bps.open_run before the camera)"
                 )
-            state = self._hardware.open_recording(RecordingPlan(run_uid=self._run_uid, datasets=datasets))
+            plan = RecordingPlan(
+                run_uid=self._run_uid, datasets=datasets, sample_id=self._sample_id, position=self._position
+            )
+            state = self._hardware.open_recording(plan)
             self._open |= {dataset.name: state.recording for dataset in datasets}
             return state
 
@@ -73,6 +82,8 @@ class RunRecordings:
             try:
                 state = self._hardware.close_recording(recording)
                 frames |= {name: dataset.frames_written for name, dataset in state.datasets.items()}
+                for light, dose in state.dose.items():
+                    self.dose[light] = self.dose.get(light, 0.0) + dose
             except HardwareError as error:
                 problems.append(f"files not closed: {error}")
                 for name in [n for n, of in recordings.items() if of == recording]:

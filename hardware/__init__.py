@@ -6,6 +6,7 @@ Importing this package imports neither MMCore nor an RPC library.
 """
 
 from ._connect import ConnectedHardware, connect, pinger
+from ._dose_state import DoseState
 from ._envelope import Envelope
 from ._errors import (
     ERRORS,
@@ -25,8 +26,8 @@ from ._errors import (
     ReadbackError,
     RecordingError,
     ReferenceLostError,
-    UnknownNameError,
     RestartPendingError,
+    UnknownNameError,
 )
 from ._event_types import EventBatch, EventKind, HardwareEvent
 from ._halting import halt_hardware, urgent
@@ -63,6 +64,7 @@ __all__ = [
     "DeviceError",
     "DisarmedError",
     "DoseError",
+    "DoseState",
     "Envelope",
     "EventBatch",
     "EventKind",
@@ -91,9 +93,9 @@ __all__ = [
     "RecordingPlan",
     "RecordingState",
     "ReferenceLostError",
+    "RestartPendingError",
     "SafetyState",
     "UnknownNameError",
-    "RestartPendingError",
     "Verification",
     "VolumeProgram",
     "VolumeView",

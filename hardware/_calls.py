@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._dose_state import DoseState
 from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
 from ._surface import (
@@ -73,11 +74,19 @@ class HardwareCalls(ABC):
     def set_value(self, device: str, value: float | str) -> float | str:
         return self._call("set_value", device, value)
 
-    def set_light(self, light: str, on: bool, power_pct: float | None = None) -> LightState:
-        return self._call("set_light", light, on, power_pct)
+    def set_light(
+        self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None
+    ) -> LightState:
+        return self._call("set_light", light, on, power_pct, max_s)
 
     def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:
         return self._call("lights_off", emission)
+
+    def dose(self, sample_id: str | None = None) -> DoseState:
+        return self._call("dose", sample_id)
+
+    def set_sample(self, sample_id: str | None, budget: dict[str, float]) -> DoseState:
+        return self._call("set_sample", sample_id, budget)
 
     def apply_channel(self, channel: str) -> None:
         return self._call("apply_channel", channel)

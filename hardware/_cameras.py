@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import Camera, Scope
+from ._dose import Account
 from ._errors import DeviceError, HardwareTimeout, LimitError, ReadbackError, UnknownNameError
 from ._lights import Lights
 from ._mmcore import Core
@@ -125,14 +126,32 @@ class Cameras:
                 pixel_um=self._pixel_um(name) * binning,
             )
 
-    def take(self, name: str, settings: FrameSettings) -> Frame:
-        """One frame with its light's gate open during the exposure only. The settings must have passed `check`."""
+    def exposure_s(self, name: str, settings: FrameSettings) -> float:
+        """The exposure that these settings mean, in seconds."""
+        if settings.exposure_ms is not None:
+            return settings.exposure_ms / 1000
+        return self._core.ask(name, self._core.mm.getExposure, self.camera(name).label) / 1000
+
+    def dose(self, name: str, settings: FrameSettings) -> dict[str, float]:
+        """By light: what one frame will give, in % × s."""
+        if settings.light is None:
+            return {}
+        return {
+            settings.light: self._lights.check(settings.light, settings.power_pct) * self.exposure_s(name, settings)
+        }
+
+    def take(self, name: str, settings: FrameSettings, account: Account | None = None) -> Frame:
+        """One frame with its light's gate open during the exposure only. The settings must have passed `check`.
+
+        The light counts for ``account``; None: for the sample that is open.
+        """
         label = self.camera(name).label
         mm, ask = self._core.mm, self._core.ask
         with self._current(name):
             if settings.exposure_ms is not None:
                 self._set_exposure(name, label, settings.exposure_ms)
-            with self._lights.exposing(settings.light, settings.power_pct):
+            exposure_s = self.exposure_s(name, settings) if settings.light else 0.0
+            with self._lights.exposing(settings.light, settings.power_pct, account, exposure_s):
                 began = time.time()
                 ask(name, mm.snapImage)
             image = ask(name, mm.getImage)

@@ -25,6 +25,7 @@ LOOKING = (
     "recording",
     "checksums",
     "events",
+    "dose",
 )
 READING = frozenset((*LOOKING, "halt", "stop", "lights_off"))
 """Calls that leave the microscope as it was, or quieter. Any other, also one added later, makes its client a driver."""

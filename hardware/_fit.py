@@ -86,6 +86,9 @@ class _Fit:
         guarded = set(self._guarded())
         for name, device in self._scope.devices.items():
             where = f"devices.{name}"
+            if device.kind == "config_group":
+                yield from self._group(f"{where}.label", device.label)
+                continue
             if device.label not in self._loaded:
                 yield self._no_label(f"{where}.label", device.label)
                 continue
@@ -104,10 +107,27 @@ class _Fit:
                 yield from self._property(
                     f"{where}.property", device.label, device.property, values=device.choices or ()
                 )
-                if (device.label, device.property) in guarded:
+                if {(device.label, device.property), (device.label, "")} & guarded:
                     yield (
                         f"{where}.property",
                         f"{device.label}.{device.property} belongs to a light, an axis or the objective: use that",
+                    )
+
+    def _group(self, where: str, group: str) -> Iterator[tuple[str, str]]:
+        """A group that plans choose from must not be a way round an axis, a light or the objective."""
+        groups = list(self._mm.getAvailableConfigGroups())
+        if group not in groups:
+            yield where, f"the configuration has no group {group!r}; it has {groups}"
+            return
+        if group == "System":
+            yield where, "the group System is Micro-Manager's own (Startup, Shutdown): name another"
+        guarded = {label for label, _ in self._guarded()}
+        for preset in self._mm.getAvailableConfigs(group):
+            for label, prop, _ in self._core.preset(group, preset):
+                if label in guarded:
+                    yield (
+                        where,
+                        f"[{group}, {preset}] sets {label}.{prop}, a light, an axis or the objective: take it out",
                     )
 
     def _firmware(self) -> Iterator[tuple[str, str]]:
@@ -129,8 +149,8 @@ class _Fit:
             yield axis.label, "Position"
         for light in self._scope.lights.values():
             for part in (light.gate, light.power, light.emission):
-                if part is not None and part != "fixed" and part.property is not None:
-                    yield part.label, part.property
+                if part is not None and part != "fixed":
+                    yield part.label, part.property or ""
 
     def _lights(self) -> Iterator[tuple[str, str]]:
         for name, light in self._scope.lights.items():
@@ -159,10 +179,13 @@ class _Fit:
 
     def _refreshed(self, where: str, light: Light) -> Iterator[tuple[str, str]]:
         """ASI's adapters answer from a cache unless told otherwise: such a readback verifies nothing."""
-        label, name = light.gate.label, "RefreshPropertyValues"
-        if light.verify != "refresh" or label not in self._loaded or not self._mm.hasProperty(label, name):
-            return
-        if self._mm.getProperty(label, name) == "No":
+        name = "RefreshPropertyValues"
+        switches = (light.gate, light.emission) if light.verify == "refresh" else ()
+        for label in dict.fromkeys(switch.label for switch in switches if switch is not None):
+            if label not in self._loaded or not self._mm.hasProperty(label, name):
+                continue
+            if self._mm.getProperty(label, name) != "No":
+                continue
             yield (
                 f"{where}.verify",
                 f"{label} answers from a cache ({name} is No): set {label}.{name} to Yes in the configuration, or say"

@@ -1,11 +1,13 @@
 """Lights: gate, power and emission, each in its own step and read back.
 
-A gate is opened for an exposure and closed after it, whatever happened. The emission of a laser is switched on when its
-light is first used and left on (cycling it costs warm-up); it goes off for safety only.
+A gate is opened for an exposure and closed after it, whatever happened; one that `set_light` opened is closed after its
+time. The emission of a laser is switched on when its light is first used and left on (cycling it costs warm-up); it goes
+off for safety, and when it has been idle for long (``safety.emission_idle_s``). Every opening is metered.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -14,9 +16,13 @@ from contextlib import contextmanager
 from functools import partial
 
 from ..config import Light, Scope, Switch
+from ._alarms import Alarms
+from ._dose import Account, DoseMeter
 from ._errors import DeviceError, HardwareError, LimitError, ReadbackError, UnknownNameError
 from ._mmcore import Core, same
 from ._surface import LightOff, LightState, Verification
+
+log = logging.getLogger("queuescope.hardware")
 
 POWER_TOLERANCE = 0.0005
 """Allowed difference of a power's readback, as a share of full scale."""
@@ -25,13 +31,19 @@ POWER_TOLERANCE = 0.0005
 OFF_S = 2.0
 """Switching off waits no longer than this for a light that doesn't answer."""
 
+AGAIN_S = 1.0
+"""A light that could not be closed in time is tried again after this."""
+
 
 class Lights:
     """All lights of the scope, by name."""
 
-    def __init__(self, core: Core, scope: Scope, permit: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, core: Core, scope: Scope, meter: DoseMeter, permit: Callable[[], None] = lambda: None) -> None:
         """``permit`` raises while no light may be on; it is asked before and after a gate is opened."""
         self._core = core
+        self.meter = meter
+        self._alarms = Alarms()
+        self._idle_s = scope.safety.emission_idle_s
         self._permit = permit
         self._lights = scope.lights
         self._locks = {name: threading.RLock() for name in scope.lights}
@@ -79,32 +91,88 @@ class Lights:
             state=self._verification(light),
         )
 
-    def set(self, name: str, on: bool, power_pct: float | None) -> LightState:
+    def close(self) -> None:
+        """Nothing is switched off later any more; the doses are written."""
+        self._alarms.close()
+        self.meter.close()
+
+    def set(self, name: str, on: bool, power_pct: float | None, max_s: float | None = None) -> LightState:
         """Open or close a gate; see `Hardware.set_light`."""
         power = self.check(name, power_pct)
+        longest = self._longest(name, max_s)
         with self._locks[name]:
             if on:
                 self._permit()
-                self._ready(name, power)
-                self._open(name)
+                account = self.meter.account()
+                if max_s is None and power > 0:
+                    longest = min(longest, max(0.0, self.meter.rest(name, account)) / power)
+                self.meter.check({name: power * max(longest, 1e-3)}, account)
+                there = self._ready(name, power)
+                self._alarms.set(name, longest, partial(self._time_is_up, name))
+                self._open(name, there, account, durable=True)
             else:
                 self._close(name)
                 if power_pct is not None:
                     self._set_power(name, power)
             return self.state(name)
 
+    def _longest(self, name: str, max_s: float | None) -> float:
+        limit = self.light(name).max_on_s
+        if max_s is None:
+            return limit
+        if not (math.isfinite(max_s) and 0 < max_s <= limit):
+            raise LimitError(
+                f"{name} max_s {max_s} is outside (0, {limit:g}] (scope file: lights.{name}.max_on_s)",
+                thing=name,
+                value=max_s if math.isfinite(max_s) else repr(max_s),
+                limit=[0, limit],
+            )
+        return float(max_s)
+
+    def _time_is_up(self, name: str) -> None:
+        """`set_light`'s time has passed: close the gate, again and again until it is closed."""
+        off = self._off(name, self._lights[name], emission=False)
+        if not off.off:
+            log.error("light %s could not be closed after its time: %s", name, off.error)
+            self._alarms.set(name, AGAIN_S, partial(self._time_is_up, name))
+
+    def _emission_is_idle(self, name: str) -> None:
+        emission = self._lights[name].emission
+        with self._locks[name]:
+            if emission is None or self.meter.is_open(name):
+                return
+            try:
+                self._switch(name, emission, False)
+                log.info("emission of %s off: it was idle for %g s", name, self._idle_s)
+            except HardwareError as error:
+                log.error("the idle emission of %s could not be switched off: %s", name, error)
+                self._watch_emission(name)
+
+    def _watch_emission(self, name: str) -> None:
+        if self._idle_s is not None and self._lights[name].emission is not None:
+            self._alarms.set((name, "emission"), self._idle_s, partial(self._emission_is_idle, name))
+
     @contextmanager
-    def exposing(self, name: str | None, power_pct: float | None) -> Iterator[None]:
-        """Hold this light's gate open; None holds none. However the body ends, the gate is closed and read back."""
+    def exposing(
+        self, name: str | None, power_pct: float | None, account: Account | None = None, exposure_s: float = 0.0
+    ) -> Iterator[None]:
+        """Hold this light's gate open; None holds none. However the body ends, the gate is closed and read back.
+
+        Raises
+        ------
+        DoseError
+            Where the exposure would exceed the budget of the account's sample. No gate was opened.
+        """
         if name is None:
             yield
             return
         power = self.check(name, power_pct)
         with self._locks[name]:
             self._permit()
+            account = account or self.meter.account()
+            self.meter.check({name: power * exposure_s}, account)
             try:
-                self._ready(name, power)
-                self._open(name)
+                self._open(name, self._ready(name, power), account)
                 yield
             finally:
                 self._close(name)
@@ -161,16 +229,22 @@ class Lights:
             light=name, off=not problems, state=self._verification(light), error="; ".join(problems) or None
         )
 
-    def _ready(self, name: str, power_pct: float) -> None:
-        """Power and emission before the gate opens; what already reads right is not written again."""
+    def _ready(self, name: str, power_pct: float) -> float:
+        """Power and emission before the gate opens; what already reads right is not written again. Returns the power."""
         light = self._lights[name]
-        if abs(self._power_pct(name) - power_pct) > 100 * POWER_TOLERANCE:
+        there = self._power_pct(name)
+        if abs(there - power_pct) > 100 * POWER_TOLERANCE:
             self._set_power(name, power_pct)
+            there = self._power_pct(name)
         if light.emission is not None and not self._is_on(name, light.emission):
             self._switch(name, light.emission, True)
+            self._watch_emission(name)
+        return there
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str, power_pct: float, account: Account, durable: bool = False) -> None:
         self._still_permitted(name)
+        self._alarms.call_off((name, "emission"))
+        self.meter.opened(name, max(0.0, power_pct), account, durable)
         self._switch(name, self._lights[name].gate, True)
         self._still_permitted(name)
 
@@ -203,7 +277,15 @@ class Lights:
         self._core.write_number(name, power.label, power.property, value, POWER_TOLERANCE * power.full_scale)
 
     def _switch(self, name: str, switch: Switch, on: bool) -> None:
-        """Set one switch, wait for its device, read it back."""
+        """Set one switch, wait for its device, read it back; what a gate let through is metered."""
+        self._set_switch(name, switch, on)
+        if switch is self._lights[name].gate and not on:
+            self._alarms.call_off(name)
+            if self.meter.is_open(name):
+                self.meter.closed(name)
+                self._watch_emission(name)
+
+    def _set_switch(self, name: str, switch: Switch, on: bool) -> None:
         if switch.property is not None:
             self._core.write_exactly(name, switch.label, switch.property, switch.on if on else switch.off)
             return

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -19,8 +21,19 @@ from ..layout import Layout
 from ._axes import Axes
 from ._callbacks import Callbacks
 from ._cameras import Cameras
-from ._configuration import find_adapters, load_configuration
-from ._errors import DeviceError, HardwareError, HardwareGoneError, LimitError
+from ._configuration import Adapters, find_adapters, load_configuration, load_first
+from ._deadlines import LOADING_S
+from ._dose import DoseMeter
+from ._dose_state import DoseState
+from ._errors import (
+    ArgumentError,
+    DeviceError,
+    HardwareError,
+    HardwareGoneError,
+    HardwareTimeout,
+    LimitError,
+    RestartPendingError,
+)
 from ._event_types import EventBatch, EventKind
 from ._events import LONGEST_WAIT_S, Events
 from ._fit import check_fit
@@ -31,9 +44,11 @@ from ._optics import Optics
 from ._ownership import Ownership
 from ._recorder import Recorder
 from ._references import References
+from ._restart import idle_sequences
 from ._safety import Safety
 from ._safety_state import HaltReport, SafetyState
 from ._surface import (
+    SAMPLE_ID,
     CameraState,
     FrameSettings,
     HardwareInfo,
@@ -68,8 +83,17 @@ def _end_soon() -> None:
 class Microscope:
     """`Hardware` on MMCore. Arguments have the surface's types (`_wire` sees to that); values are checked here."""
 
-    def __init__(self, scope: Scope, layout: Layout, mode: Literal["own", "worker"]) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        layout: Layout,
+        mode: Literal["own", "worker"],
+        between: Callable[[Microscope, tuple[LightOff, ...]], None] | None = None,
+    ) -> None:
         """Load the configuration, compare it with the scope, close every gate and switch emissions off.
+
+        With ``between``, hubs and lights are loaded first, alone, and switched off; then it is called, may serve this
+        half-made microscope and wait; then the rest is loaded (see `_restart`).
 
         Raises
         ------
@@ -83,6 +107,9 @@ class Microscope:
         self._closing = threading.Lock()
         self._closed = False
         self._ending: str | None = None
+        self._stage: Literal["waiting", "loading", "ready"] = "loading"
+        self._waits: str | None = None
+        self._approved, self._ready = threading.Event(), threading.Event()
         self._ownership = Ownership(layout)
         try:
             adapters = find_adapters(scope)
@@ -91,15 +118,19 @@ class Microscope:
             self._ownership.release()
             raise
         try:
+            self._safety = Safety(scope, layout, _end_soon if mode == "own" else None)
+            self._meter = DoseMeter(layout.dose)
+            if between is not None:
+                between(self, self._dark_first(adapters))
             load_configuration(self._core, scope, adapters)
             check_fit(self._core, scope)
             self._core.mm.setAutoShutter(False)
-            self._safety = Safety(scope, layout, _end_soon if mode == "own" else None)
-            self._lights = Lights(self._core, scope, self._safety.permit_light)
+            self._lights = Lights(self._core, scope, self._meter, self._safety.permit_light)
             burning = [off for off in self._lights.all_off(emission=True) if not off.off]
             if burning:
                 told = "; ".join(f"{off.light}: {off.error}" for off in burning)
                 raise DeviceError(f"lights could not be switched off at start: {told}", thing=burning[0].light)
+            self._meter.settle()
         except BaseException:
             self._core.close()
             self._ownership.release()
@@ -117,6 +148,30 @@ class Microscope:
             told=self._recorder.interrupt,
             interlocks=Interlocks(self._core, scope),
         )
+        self._stage = "ready"
+        self._ready.set()
+
+    def _dark_first(self, adapters: Adapters) -> tuple[LightOff, ...]:
+        load_first(self._core, self._scope, adapters)
+        self._core.mm.setAutoShutter(False)
+        self._lights = Lights(self._core, self._scope, self._meter, self._safety.permit_light)
+        off = self._lights.all_off(emission=True)
+        if all(one.off for one in off):
+            self._meter.settle()
+        idle_sequences(self._core)
+        return off
+
+    def wait_for_person(self, why: str, stopping: threading.Event) -> bool:
+        """With the lights off, until somebody rearms; False where ``stopping`` came first."""
+        self._waits, self._stage = why, "waiting"
+        log.warning(
+            "restarted after a process that died; lights are off; waits for a person (queuescope rearm): %s", why
+        )
+        while not self._approved.wait(0.05):
+            if stopping.is_set():
+                return False
+        self._waits, self._stage = None, "loading"
+        return True
 
     def close(self) -> tuple[tuple[LightOff, ...], list[RecordingState]]:
         """Stop motion and recordings, lights and emissions off, files finished, devices unloaded: each in its own step.
@@ -136,6 +191,7 @@ class Microscope:
         motion.join(STEP_S)
         ended = self._recorder.close(STEP_S)
         off = self._lights.all_off(emission=True)  # again: a frame in hand may have opened its gate meanwhile
+        self._lights.close()
         self._axes.close()
         self._core.close()
         self._ownership.release()
@@ -175,7 +231,7 @@ class Microscope:
         return self._lights.all_off(emission=True)
 
     def info(self) -> HardwareInfo:
-        self._alive()
+        self._not_ended()
         versions = {
             "mmcore": self._core.mm.getVersionInfo().removeprefix("MMCore version "),
             "device_interface": self._core.mm.getAPIVersionInfo(),
@@ -191,6 +247,8 @@ class Microscope:
             versions=versions,
             config=str(self._scope.config_path),
             adapters=str(self._core.adapters),
+            stage=self._stage,
+            waits=self._waits,
         )
 
     def state(self) -> HardwareState:
@@ -264,18 +322,30 @@ class Microscope:
         self._safety.refuse_interlock(device)
         return self._told("value", {device: self._optics.set_value(device, value)})[device]
 
-    def set_light(self, light: str, on: bool, power_pct: float | None = None) -> LightState:
+    def set_light(self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None) -> LightState:
         if on:
             self._idle("set_light")
         else:
             self._alive()
             self._recorder.check_idle("set_light")
-        return self._lights.set(light, on, power_pct)
+        return self._lights.set(light, on, power_pct, max_s)
 
     def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:
         if self._closed:
             return ()
         return self._lights.all_off(emission)
+
+    def dose(self, sample_id: str | None = None) -> DoseState:
+        self._alive()
+        return self._meter.state(sample_id)
+
+    def set_sample(self, sample_id: str | None, budget: dict[str, float]) -> DoseState:
+        self._idle("set_sample")
+        if sample_id is not None and not re.fullmatch(SAMPLE_ID, sample_id):
+            raise ArgumentError(
+                f"set_sample.sample_id {sample_id!r} doesn't match {SAMPLE_ID}", thing="set_sample.sample_id"
+            )
+        return self._meter.set_sample(sample_id, budget, self._scope.lights)
 
     def apply_channel(self, channel: str) -> None:
         self._idle("apply_channel")
@@ -343,8 +413,18 @@ class Microscope:
         return readbacks
 
     def _alive(self) -> None:
+        self._not_ended()
+        if self._stage != "ready":
+            todo = f"an operator must rearm (queuescope rearm): {self._waits}" if self._waits else "loading the rest"
+            raise RestartPendingError(
+                f"the hardware process was restarted after it had died and has switched its lights off; {todo}",
+                thing="hardware",
+                value=self._waits,
+            )
+
+    def _not_ended(self) -> None:
         if self._closed:
-            raise HardwareGoneError("the hardware was closed: connect again", thing="hardware")
+            raise HardwareGoneError("the hardware was closed: connect again", thing="hardware", closed=True)
         if self._ending is not None:
             raise HardwareGoneError(f"the hardware process is ending: {self._ending}", thing="hardware")
 
@@ -356,7 +436,14 @@ class Microscope:
         return self._safety.halt(reason, by)
 
     def rearm(self, by: str) -> SafetyState:
-        self._alive()
+        self._not_ended()
+        if self._stage != "ready":
+            log.warning("%s lets the restarted hardware load everything", by)
+            self._approved.set()
+            if not self._ready.wait(LOADING_S):
+                raise HardwareTimeout(
+                    f"the configuration has not loaded within {LOADING_S:g} s", thing="hardware", limit=LOADING_S
+                )
         return self._safety.rearm(by)
 
     def arm(self, until: float | None, by: str) -> SafetyState:

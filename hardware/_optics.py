@@ -16,25 +16,31 @@ T = TypeVar("T")
 
 
 class Optics:
-    """Everything that is selected or set by value, by its name in the scope."""
+    """Everything that is selected or set by value, by its name in the scope. A configuration group's labels are its
+    presets; its label is the one that fits what its devices read now, "" where none does.
+    """
 
     def __init__(self, core: Core, scope: Scope, axes: Axes) -> None:
         self._core = core
         self._scope = scope
         self._axes = axes
-        self._selectable = scope.of_kind("state", "objective")
+        self._selectable = scope.of_kind("state", "objective", "config_group")
         self._values: dict[str, Temperature | Property] = scope.of_kind("temperature", "property")
         self._lock = threading.RLock()
 
     def labels(self, device: str) -> tuple[str, ...]:
         """Labels of a state device or the objective turret, in order."""
-        label = self._known("state device", device, self._selectable).label
-        return tuple(self._core.ask(device, self._core.mm.getStateLabels, label))
+        part = self._known("state device", device, self._selectable)
+        mm = self._core.mm
+        ask = mm.getAvailableConfigs if part.kind == "config_group" else mm.getStateLabels
+        return tuple(self._core.ask(device, ask, part.label))
 
     def label(self, device: str) -> str:
         """The label in place."""
-        label = self._known("state device", device, self._selectable).label
-        return self._core.ask(device, self._core.mm.getStateLabel, label)
+        part = self._known("state device", device, self._selectable)
+        mm = self._core.mm
+        ask = mm.getCurrentConfig if part.kind == "config_group" else mm.getStateLabel
+        return self._core.ask(device, ask, part.label)
 
     def select(self, device: str, label: str) -> str:
         """Turn to a labelled position, wait, return the label read back.
@@ -49,6 +55,9 @@ class Optics:
             raise UnknownNameError(
                 f"{device} has no label {label!r}; it has {list(known)}", thing=device, value=label, known=list(known)
             )
+        if self._selectable[device].kind == "config_group":
+            with self._lock:
+                return self._apply_preset(device, self._selectable[device].label, label)
         mm_label = self._selectable[device].label
         with self._lock, self._axes.turning(mm_label, label):
             self._core.wait(device, mm_label)
@@ -60,6 +69,25 @@ class Optics:
                 f"{device} was sent to {label!r} and is at {got!r}", thing=device, value=label, got=got, limit=0
             )
         return got
+
+    def _apply_preset(self, thing: str, group: str, preset: str) -> str:
+        """Set each entry of a preset, wait for its device, read it back; then all once more, since a later entry may undo
+        an earlier one. Never MMCore's ``waitForConfig``, which swallows timeouts.
+        """
+        entries = self._core.ask(thing, self._core.preset, group, preset)
+        for label, name, value in entries:
+            self._core.write_exactly(thing, label, name, value)
+        for label, name, value in entries:
+            got = self._core.read(thing, label, name)
+            if not same(got, value):
+                raise ReadbackError(
+                    f"{thing}: preset {preset!r} wants {label}.{name} {value!r}, which reads {got!r} when all are set",
+                    thing=thing,
+                    value=value,
+                    got=got,
+                    limit=0,
+                )
+        return preset
 
     def value(self, device: str) -> float | str:
         """A temperature in °C, or a property: a number where it has limits, else its text."""

@@ -47,6 +47,7 @@ class Recorder:
         names = [dataset.name for dataset in plan.datasets]
         if len(set(names)) != len(names):
             raise ArgumentError(f"two datasets have the same name: {names}", thing="plan.datasets", value=names)
+        account = self._lights.meter.account(plan.sample_id, plan.position)
         files: dict[str, DatasetFiles] = {}
         for dataset in plan.datasets:
             camera = self._cameras.state(dataset.camera)
@@ -55,7 +56,7 @@ class Recorder:
                 self._volumes, plan.run_uid, dataset, shape, camera.dtype, camera.pixel_um, self._unfinished
             )
         self._create(list(files.values()))
-        recording = Recording(uuid.uuid4().hex, self._scope, plan, files)
+        recording = Recording(uuid.uuid4().hex, self._scope, plan, files, account)
         self._forget_old()
         self._recordings[recording.id] = recording
         return recording.state()
@@ -106,10 +107,11 @@ class Recorder:
                 raise RecordingError(
                     f"{name} was planned for {dataset.plan.frames} frames and has them all", **recording.counts()
                 )
+        self._check_dose(recording, [(recording.datasets[n].plan.camera, one, 1) for n, one in settings.items()])
         try:
             for name, one in settings.items():
                 position, _ = self._axes.read_all()
-                frame = self._cameras.take(recording.datasets[name].plan.camera, one)
+                frame = self._cameras.take(recording.datasets[name].plan.camera, one, recording.account)
                 self._record(recording, name, frame, position)
         except Exception as error:
             recording.drain(DISK_S)  # frames taken before are good
@@ -140,9 +142,18 @@ class Recorder:
         with self._taking:
             recording = self._ready(identity)
             check_program(recording, program, self._axes, self._cameras)
+            self._check_dose(recording, [(v.camera, v.settings, len(v.piezo_um)) for v in program.views])
             self._volume = VolumeRun(recording, program, self._axes, self._cameras, self._lights, self._record)
             self._volume.start()
             return recording.state()
+
+    def _check_dose(self, recording: Recording, frames: list[tuple[str, FrameSettings, int]]) -> None:
+        """Refuse, before any light, frames (camera, settings, how many) that would exceed a budget together."""
+        asked: dict[str, float] = {}
+        for camera, settings, count in frames:
+            for light, dose in self._cameras.dose(camera, settings).items():
+                asked[light] = asked.get(light, 0.0) + count * dose
+        self._lights.meter.check(asked, recording.account)
 
     def stop_volume(self, identity: str, why: str = "stopped by stop_volume") -> RecordingState:
         """End a volume after the slice in hand, wait for it; without one running nothing happens."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..config import Scope
 from ..layout import dataset_uri
+from ._dose import Account
 from ._errors import RecordingError
 from ._ome_zarr import DatasetFiles
 from ._surface import DatasetState, RecordingPlan, RecordingState
@@ -57,8 +58,10 @@ class Dataset:
 class Recording:
     """One run's datasets. Every change raises `version` and wakes who waits."""
 
-    def __init__(self, identity: str, scope: Scope, plan: RecordingPlan, files: dict[str, DatasetFiles]) -> None:
-        self.id, self.plan = identity, plan
+    def __init__(
+        self, identity: str, scope: Scope, plan: RecordingPlan, files: dict[str, DatasetFiles], account: Account
+    ) -> None:
+        self.id, self.plan, self.account = identity, plan, account
         self.datasets = {name: Dataset(f, dataset_uri(scope, plan.run_uid, name)) for name, f in files.items()}
         self.changed = threading.Condition()
         self.phase: Phase = "open"
@@ -75,6 +78,7 @@ class Recording:
                 phase=self.phase,
                 datasets={name: dataset.state(self.phase == "closed") for name, dataset in self.datasets.items()},
                 error=self.error,
+                dose=dict(self.account.measured),
                 version=self._version,
             )
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from ._dose_state import DoseState
 from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
 
@@ -42,11 +43,11 @@ class HardwareInfo(_Value):
     """MMCore, its device interface, pymmcore-plus, queuescope."""
     config: str
     adapters: str
-
     stage: Literal["waiting", "loading", "ready"] = "ready"
     """After a process that died only lights are loaded first: ``waiting`` for a person (`rearm`), or ``loading`` the rest."""
     waits: str | None = None
     """Why it waits for a person."""
+
 
 class CameraState(_Value):
     width: int
@@ -126,8 +127,15 @@ class DatasetPlan(_Value):
     """Recorded in the OME metadata."""
 
 
+SAMPLE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
+
+
 class RecordingPlan(_Value):
     run_uid: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    sample_id: str | None = Field(default=None, pattern=SAMPLE_ID)
+    """Whom its light counts for; None: the sample that is open, if one is."""
+    position: str | None = Field(default=None, max_length=64)
+    """Name of the place in the sample, by which its dose is told."""
     datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
 
 
@@ -155,6 +163,8 @@ class RecordingState(_Value):
     datasets: dict[str, DatasetState]
     error: str | None = None
     """Why it failed, with the number of good frames."""
+    dose: dict[str, float] = Field(default_factory=dict)
+    """By light: what its frames got, in % × s, measured from the gate's opening to its closing."""
     version: int
     """Grows with every change; `Hardware.recording` waits for it."""
 
@@ -238,12 +248,28 @@ class Hardware(Protocol):
         """Write a temperature's setpoint or a property within its limits or choices; return what is read back."""
         ...
 
-    def set_light(self, light: str, on: bool, power_pct: float | None = None) -> LightState:
-        """Open or close a light's gate, at a power inside its limits (None: unchanged when off, the lowest when on)."""
+    def set_light(
+        self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None
+    ) -> LightState:
+        """Open or close a light's gate, at a power inside its limits (None: unchanged when off, the lowest when on).
+
+        The gate is closed again after ``max_s`` seconds, whatever becomes of the caller; None: after the light's ``max_on_s``,
+        or sooner where that would exceed the budget of the open sample. `DoseError` where ``max_s`` would.
+        """
         ...
 
     def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:
         """Close every gate, each in its own step; with ``emission`` switch the emission off too. Never raises."""
+        ...
+
+    def dose(self, sample_id: str | None = None) -> DoseState:
+        """What a sample has had; None: the one that is open, or light that was given without a sample."""
+        ...
+
+    def set_sample(self, sample_id: str | None, budget: dict[str, float]) -> DoseState:
+        """Open a sample: all light counts for it from now on, and a frame or a volume that would exceed its budget (by light,
+        in % × s) is refused with `DoseError`. What it has had stays. None closes it. For operators only.
+        """
         ...
 
     def apply_channel(self, channel: str) -> None:

@@ -180,5 +180,5 @@ class VolumeRun:
             if self.recording.failed:  # its frames could not be written
                 return
             position = self._axes.move(targets_of(view, index))
-            frame = self._cameras.take(view.camera, view.settings)
+            frame = self._cameras.take(view.camera, view.settings, self.recording.account)
             self._record(self.recording, view.dataset, frame, position)

@@ -27,9 +27,9 @@ HARDWARE_DEADLINE_S = 30.0
 class ScopeRunEngine(RunEngine):
     """A RunEngine whose frames are taken once.
 
-    A run's recordings end before its stop document, which says how many frames of each dataset are on disk. What was told
-    in an event or a stream document is never repeated: after a pause the RunEngine repeats the messages since the last
-    checkpoint, so saving and collecting each make a checkpoint, in the same step.
+    A run's recordings end before its stop document, which says how many frames of each dataset are on disk and what dose of
+    each light was measured. What was told in an event or a stream document is never repeated: after a pause the RunEngine
+    repeats the messages since the last checkpoint, so saving and collecting each make a checkpoint, in the same step.
     """
 
     def __init__(self, recordings: RunRecordings, **kwargs: Any) -> None:
@@ -49,11 +49,15 @@ class ScopeRunEngine(RunEngine):
 
     async def emit(self, name: DocumentNames, doc: Any) -> None:
         if name == DocumentNames.start:
-            self._recordings.start_run(doc["uid"])
+            position = (doc.get("plan_args") or {}).get("position")
+            self._recordings.start_run(
+                doc["uid"], doc.get("sample_id"), position if isinstance(position, str) else None
+            )
         elif name == DocumentNames.stop:
             try:
                 # Not in a thread: a pause would cancel the waiting here, and the stop document with it.
                 doc["frames"], problem = self._recordings.end_run()
+                doc["dose"] = self._recordings.dose
             except Exception as error:  # the stop document must come, whatever goes wrong here
                 problem = f"files not closed: {type(error).__name__}: {error}"
             if problem is not None:

@@ -19,6 +19,7 @@ from queuescope.hardware import (
     CameraState,
     ConnectedHardware,
     DatasetPlan,
+    DoseState,
     EventBatch,
     FrameSettings,
     HaltedError,
@@ -223,6 +224,16 @@ def test_a_channel_sets_preset_and_filter_and_opens_no_gate(hardware: ConnectedH
     state = hardware.state()
     assert (state.values["laser_line"], state.labels["emission"]) == ("561", "BP605")
     assert not any(light.on for light in state.lights.values())
+
+
+def test_a_dose_is_told_by_sample(hardware: ConnectedHardware, lit: FrameSettings) -> None:
+    """R0.4, R5.6: opening a sample and its dose; all else stands in `test_dose`."""
+    told = hardware.set_sample("contract", {"l488": 5})
+    assert told == DoseState(sample_id="contract", open=True, used={}, by_position={}, assumed={}, budget={"l488": 5.0})
+    hardware.snap("cam_a", lit)
+    assert hardware.dose("contract").used["l488"] > 0
+    assert hardware.set_sample(None, {}).sample_id is None
+    assert not hardware.dose("contract").open
 
 
 def test_a_camera_is_configured_and_read_back(hardware: ConnectedHardware, sensor: int) -> None:

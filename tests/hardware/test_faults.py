@@ -251,7 +251,8 @@ def test_after_close_everything_is_refused(local: Any) -> None:
     assert local.lights_off() == ()
 
 
-def test_a_cached_gate_is_not_called_verified(local: Any, disturb: Disturb) -> None:
+@pytest.mark.parametrize("label", ["Laser488 TTL", "Laser488"])
+def test_a_cached_switch_is_not_called_verified(local: Any, disturb: Disturb, label: str) -> None:
     """R3.9: ASI's adapters answer from a cache unless told otherwise; then a scope can't say `verify: refresh`."""
     from queuescope.hardware import ConfigurationError
     from queuescope.hardware._fit import check_fit
@@ -259,10 +260,10 @@ def test_a_cached_gate_is_not_called_verified(local: Any, disturb: Disturb) -> N
     cached = "RefreshPropertyValues"
     real = disturb()
     disturb(
-        hasProperty=lambda label, name: name == cached or real.hasProperty(label, name),
-        getProperty=lambda label, name: "No" if name == cached else real.getProperty(label, name),
+        hasProperty=lambda of, name: (of, name) == (label, cached) or real.hasProperty(of, name),
+        getProperty=lambda of, name: "No" if name == cached else real.getProperty(of, name),
     )
-    with pytest.raises(ConfigurationError, match=r"lights\.l488\.verify: Laser488 TTL answers from a cache"):
+    with pytest.raises(ConfigurationError, match=rf"lights\.l488\.verify: {label} answers from a cache"):
         check_fit(local._microscope._core, local._microscope._scope)
     disturb()
     check_fit(local._microscope._core, local._microscope._scope)

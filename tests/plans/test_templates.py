@@ -52,6 +52,11 @@ def test_a_run_is_complete(session: Session, name: str) -> None:
         schema_validators[DocumentNames[kind]].validate(doc)
     (start,), (stop,) = ([doc for kind, doc in docs if kind == wanted] for wanted in ("start", "stop"))
     assert stop["exit_status"] == "success"
+    if name in IMAGING:  # R5.6: what the hardware measured, beside what the plan estimated
+        assert set(stop["dose"]) == {"l488"}
+        assert stop["dose"]["l488"] >= start["estimated_dose"]["l488"] > 0
+    else:
+        assert stop["dose"] == {}
     assert {
         "op_key": "night-3.1",
         "attempt": 1,
