@@ -105,7 +105,8 @@ def configuration(who: Patient) -> Iterator[Finding]:
 
 
 def label_findings(scope: Scope, cfg: Cfg) -> Iterator[Finding]:
-    labels = {f"devices.{name}.label": device.label for name, device in scope.devices.items()}
+    groups = scope.of_kind("config_group")
+    labels = {f"devices.{name}.label": d.label for name, d in scope.devices.items() if name not in groups}
     for name, light in scope.lights.items():
         labels[f"lights.{name}.gate.label"] = light.gate.label
         if light.power != "fixed":
@@ -116,6 +117,9 @@ def label_findings(scope: Scope, cfg: Cfg) -> Iterator[Finding]:
     for where, label in labels.items():
         if label not in cfg.devices:
             yield _absent(where, label, f"no device {label!r}", known)
+    for name, group in groups.items():
+        if group.label not in cfg.groups:
+            yield _absent(f"devices.{name}.label", group.label, f"no group {group.label!r}", ", ".join(cfg.groups))
     for name, channel in scope.channels.items():
         if channel.preset is not None:
             group, preset = channel.preset

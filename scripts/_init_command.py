@@ -123,6 +123,7 @@ _WORDS = {
     "camera": "camera",
     "state": "wheel or switch",
     "objective": "objective turret",
+    "config_group": "configuration group",
     "light": "light",
     "channel": "channel",
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 
+from ..config import BLANK
 from ._cfg import Cfg, CfgDevice
 
 _OF_TYPE = {
@@ -98,3 +100,10 @@ class Names:
             name, number = f"{wanted[:29]}_{number}", number + 1
         self._taken.add(name)
         return name
+
+
+def quoted(text: str) -> str:
+    """A YAML scalar: plain where that is safe."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9 _./()-]*[A-Za-z0-9)]|[A-Za-z]", text)
+    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", BLANK.lower()}
+    return text if plain and text.lower() not in words else json.dumps(text, ensure_ascii=False)

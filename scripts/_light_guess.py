@@ -1,12 +1,16 @@
-"""Which shutters, outputs and properties of a configuration make one light. Every guess is marked as one."""
+"""Which shutters, outputs and properties of a configuration make one light, and its lines in a scope file. Every guess is
+marked as one.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ..config import BLANK
 from ._cfg import Cfg
+from ._kinds import quoted
 
 _LASER = re.compile(r"laser|obis|omicron|cobolt|toptica|vortran|coherent|luxx|oxxius", re.I)
 _PART = re.compile(r"\b(ttl|gate|shutter|da|dac|power|emission|analog(ue)?|digital)\b", re.I)
@@ -109,3 +113,34 @@ def _power(
         if label == output:
             return label, "Volts" if label not in writable and cfg.devices[label].adapter != "DemoCamera" else "Voltage"
     return None
+
+
+def light_lines(lights: list[tuple[str, LightGuess]]) -> Iterator[str]:
+    """Entries of ``lights`` in a scope file, by name."""
+    for name, light in lights:
+        yield f"  {name}:"
+        if light.wavelength_nm is not None:
+            yield f"    wavelength_nm: {light.wavelength_nm}   # guessed from the label"
+        if light.laser:
+            yield f'    laser_class: {BLANK}   # the class on its label, in quotes: "1" … "3B", "4"'
+        bare = "" if light.gate_property else ", property: null"
+        yield f"    gate: {{label: {quoted(light.gate)}{bare}}}"
+        yield from _power_lines(light)
+        if light.emission is not None:
+            yield f"    emission: {{label: {quoted(light.emission)}}}   # guessed from the label"
+
+
+def _power_lines(light: LightGuess) -> Iterator[str]:
+    if light.power is None:
+        yield (
+            f"    power: {BLANK}   # {{label, property, full_scale, limits_pct: [low, high]}};"
+            " or: fixed, where software can't set it"
+        )
+        return
+    label, name = light.power
+    known = "" if light.full_scale is None else f"; it ends at {light.full_scale:g}"
+    yield "    power:   # guessed: check that this is what sets the light's power"
+    yield f"      label: {quoted(label)}"
+    yield f"      property: {quoted(name)}"
+    yield f"      full_scale: {BLANK}   # the property's value at 100 %{known}"
+    yield f"      limits_pct: {BLANK}   # [lowest, highest] power in % that any plan may ask for"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..config import BLANK
 from ._cfg import Cfg
-from ._kinds import Names, kinds, slug
-from ._light_guess import LightGuess, guess_lights
+from ._kinds import Names, kinds, quoted, slug
+from ._light_guess import guess_lights, light_lines
 
 Bounds = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -51,13 +50,6 @@ def draft(cfg: Cfg, name: str, config: str, adapters: str | None = None, asked: 
     return _Writer(cfg, asked or Asked()).draft(name, config, adapters)
 
 
-def quoted(text: str) -> str:
-    """A YAML scalar: plain where that is safe."""
-    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9 _./()-]*[A-Za-z0-9)]|[A-Za-z]", text)
-    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", BLANK.lower()}
-    return text if plain and text.lower() not in words else json.dumps(text, ensure_ascii=False)
-
-
 class _Writer:
     def __init__(self, cfg: Cfg, asked: Asked) -> None:
         self._cfg, self._asked = cfg, asked
@@ -69,9 +61,10 @@ class _Writer:
         self._devices: dict[str, tuple[str, str]] = {}
         self._moving: set[str] = set()
         self._notes: list[str] = []
+        self._groups = 0
 
     def draft(self, name: str, config: str, adapters: str | None) -> Draft:
-        devices, lights = list(self._device_lines()), list(self._light_lines())
+        devices, lights = list(self._device_lines()), list(light_lines(self._light_names))
         channels, objectives = list(self._channel_lines()), list(self._objective_lines())
         lines = [
             f"# {name}: written by 'queuescope init' from {config}.",
@@ -101,7 +94,11 @@ class _Writer:
         found = dict.fromkeys(("stage", "xy_stage", "galvo", "camera", "state", "objective"), 0)
         for _, kind in self._devices.values():
             found[kind] += 1
-        found |= {"light": len(self._lights), "channel": sum(not line.lstrip().startswith("#") for line in channels)}
+        found |= {
+            "config_group": self._groups,
+            "light": len(self._lights),
+            "channel": sum(not line.lstrip().startswith("#") for line in channels),
+        }
         return Draft("\n".join(lines) + "\n", {k: n for k, n in found.items() if n}, self._notes)
 
     def _startup_lines(self) -> Iterator[str]:
@@ -144,9 +141,28 @@ class _Writer:
                 yield f"  {name}: {{label: {quoted(label)}, kind: {wanted}{entry}}}" + (
                     f"   # {remark}" if remark else ""
                 )
+        yield from self._group_lines()
         if any(kind == "galvo" for _, kind in self._devices.values()):
             yield "  # A light-sheet microscope: add 'view: A' (or B) to the camera, the piezo and the galvo of each side, and"
             yield "  # 'calibration: {slope_um_per_deg: …, offset_um: …}' to each galvo: then acquire_volume is offered."
+
+    def _group_lines(self) -> Iterator[str]:
+        """Groups that are no channels: a light path, a camera's modes."""
+        for group, presets in self._cfg.groups.items():
+            if group == "System" or group in self._channel_groups() or not presets:
+                continue
+            guarded = self._guarded([entry for entries in presets.values() for entry in entries])
+            if guarded:
+                yield f"  # the group {group} sets {guarded}, which only this package may: it is left out"
+                continue
+            name = self._names.give(group, "group")
+            self._groups += 1
+            yield f"  {name}: {{label: {quoted(group)}, kind: config_group}}   # {', '.join(presets)[:80]}"
+
+    def _channel_groups(self) -> list[str]:
+        told = self._cfg.core("ChannelGroup")
+        likely = r"channel|laser|illum|fluor|light ?source|filter"
+        return [group for group in self._cfg.groups if group == told or re.search(likely, group, re.I)]
 
     def _special_names(self) -> dict[str, str]:
         """The stages that ``x_um, y_um, z_um`` of a position mean."""
@@ -209,44 +225,11 @@ class _Writer:
                     f"{label!r} ({origin}, line {device.line}): its kind could not be told: add it under devices if you need it"
                 )
 
-    # ------------------------------------------------------------------ lights
-
-    def _light_lines(self) -> Iterator[str]:
-        for name, light in self._light_names:
-            yield f"  {name}:"
-            if light.wavelength_nm is not None:
-                yield f"    wavelength_nm: {light.wavelength_nm}   # guessed from the label"
-            if light.laser:
-                yield f'    laser_class: {BLANK}   # the class on its label, in quotes: "1" … "3B", "4"'
-            bare = "" if light.gate_property else ", property: null"
-            yield f"    gate: {{label: {quoted(light.gate)}{bare}}}"
-            yield from self._power_lines(light)
-            if light.emission is not None:
-                yield f"    emission: {{label: {quoted(light.emission)}}}   # guessed from the label"
-
-    def _power_lines(self, light: LightGuess) -> Iterator[str]:
-        if light.power is None:
-            yield (
-                f"    power: {BLANK}   # {{label, property, full_scale, limits_pct: [low, high]}};"
-                " or: fixed, where software can't set it"
-            )
-            return
-        label, name = light.power
-        known = "" if light.full_scale is None else f"; it ends at {light.full_scale:g}"
-        yield "    power:   # guessed: check that this is what sets the light's power"
-        yield f"      label: {quoted(label)}"
-        yield f"      property: {quoted(name)}"
-        yield f"      full_scale: {BLANK}   # the property's value at 100 %{known}"
-        yield f"      limits_pct: {BLANK}   # [lowest, highest] power in % that any plan may ask for"
-
     # ------------------------------------------------------------------ channels
 
     def _channel_lines(self) -> Iterator[str]:
-        told = self._cfg.core("ChannelGroup")
-        likely = r"channel|laser|illum|fluor|light ?source|filter"
-        groups = [group for group in self._cfg.groups if group == told or re.search(likely, group, re.I)]
         names = Names()
-        for group in groups:
+        for group in self._channel_groups():
             for preset, entries in self._cfg.groups[group].items():
                 if re.search(r"\b(all )?off\b|shutdown|startup", preset, re.I):
                     yield f"  # [{group}, {preset}] is no channel"

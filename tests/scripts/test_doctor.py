@@ -123,6 +123,15 @@ def test_labels_presets_and_objectives_that_the_configuration_lacks_are_named(tm
     assert all(f.level == "problem" and f.value and f.limit for f in found)
 
 
+def test_a_group_that_the_configuration_lacks_is_named() -> None:
+    scope = load_scope("demo-widefield")
+    cfg = read_cfg(scope.config_path)
+    assert list(_doctor_software.label_findings(scope, cfg)) == []
+    del cfg.groups["LightPath"]
+    found = only(_doctor_software.label_findings(scope, cfg))
+    assert found.what == "devices.light_path.label: no group 'LightPath' in the configuration"
+
+
 def test_a_broken_configuration_is_named_with_the_line(tmp_path: Path) -> None:
     scope = edited(tmp_path / "s", cfg=(("Device,HamCam2,DemoCamera,DCam", "Device,HamCam2,DemoCamera"),))
     found = list(_doctor_software.configuration(who(tmp_path, scope)))

@@ -28,7 +28,8 @@ CFGS = {
 }
 FOUND = {
     "demo-dispim": {"xy_stage": 1, "stage": 4, "galvo": 2, "camera": 3, "objective": 1, "light": 6, "channel": 4},
-    "demo-widefield": {"xy_stage": 1, "stage": 1, "camera": 1, "state": 5, "objective": 1, "light": 2, "channel": 6},
+    "demo-widefield": {"xy_stage": 1, "stage": 1, "camera": 1, "state": 5, "objective": 1, "light": 2, "channel": 6}
+    | {"config_group": 2},
     "dispim-demo": {"xy_stage": 1, "stage": 4, "galvo": 2, "camera": 3, "objective": 1, "light": 3, "channel": 2},
 }
 VALUES = {
