@@ -121,7 +121,10 @@ class DoseMeter:
                     limit=[0],
                 )
         with self._lock:
-            self._write({"sample": sample, "budget": dict(budget)}, durable=True)
+            line = {"sample": sample, "budget": dict(budget)}
+            self._append(line)
+            os.fsync(self._out)
+            self._apply(line)
             return self.state(sample)
 
     def state(self, sample: str | None) -> DoseState:
@@ -187,9 +190,12 @@ class DoseMeter:
             self.closed(light)
             self._number += 1
             line = {"on": self._number, "light": light, "power_pct": power_pct, "at": time.time()}
-            self._write({**line, "sample": account.sample, "position": account.position}, durable)
-            self._orphans.pop(self._number, None)
+            self._append({**line, "sample": account.sample, "position": account.position})
             self._open[light] = _Opening(self._number, power_pct, account, time.monotonic())
+            out = self._out
+        if durable:
+            with contextlib.suppress(OSError):  # without the lock: a halt must not wait for the disk
+                os.fsync(out)
 
     def is_open(self, light: str) -> bool:
         """Whether an opening of this light is under way."""
@@ -208,12 +214,6 @@ class DoseMeter:
             self._append({"off": opening.number, "s": seconds})
             if os.fstat(self._out).st_size > LARGEST and not self._open:
                 self._replace()
-
-    def _write(self, line: dict[str, Any], durable: bool) -> None:
-        self._append(line)
-        if durable:
-            os.fsync(self._out)
-        self._apply(line)
 
     def _append(self, line: dict[str, Any]) -> None:
         if self._out >= 0:
