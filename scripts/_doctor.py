@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from ..config import Scope, ScopeError, load_scope, scope_path
 from ..layout import Layout
 
@@ -41,6 +43,21 @@ class Patient:
     layout: Layout
     error: str | None = None
     """Why it can't be used."""
+
+    def micromanager(self) -> tuple[Path, str | None] | None:
+        """The Micro-Manager configuration and the folder of adapters, told also by a scope file that has blanks."""
+        if self.path is None:
+            return None
+        if self.scope is not None:
+            config, folder = self.scope.micromanager.config, self.scope.micromanager.adapters
+        else:
+            try:
+                entry = yaml.safe_load(self.path.read_text(encoding="utf-8"))["micromanager"]
+                config, folder = str(entry["config"]), entry.get("adapters")
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+                return None
+        here = self.path.parent
+        return (here / config).resolve(), None if folder is None else str((here / str(folder)).resolve())
 
 
 def patient(name: str, layout: Layout) -> Patient:

@@ -87,14 +87,18 @@ def scope_file(who: Patient) -> Iterator[Finding]:
 
 def configuration(who: Patient) -> Iterator[Finding]:
     """The ``.cfg``, and whether the scope's labels, presets and objectives are in it."""
-    if who.scope is None:
+    place = who.micromanager()
+    if place is None:
         return
-    path = who.scope.config_path
+    path, _ = place
     try:
         cfg = read_cfg(path)
     except CfgError as error:
         for line in str(error).splitlines():
             yield Finding("problem", "configuration", line, remedy="correct it, or save it again in Micro-Manager")
+        return
+    if who.scope is None:
+        yield Finding("ok", "configuration", f"{path}: {len(cfg.devices)} devices")
         return
     missing = list(label_findings(who.scope, cfg))
     yield from missing
@@ -141,12 +145,11 @@ def _absent(where: str, value: str, what: str, known: str) -> Finding:
 
 def adapters(who: Patient) -> Iterator[Finding]:
     """Asked in a process of its own; devices are created, not initialised."""
-    if who.scope is None or not who.scope.config_path.is_file():
+    place = who.micromanager()
+    if place is None or not place[0].is_file():
         return
-    stated = who.scope.micromanager.adapters
-    folder = None if stated is None else str((who.scope.path.parent / stated).resolve())
     try:
-        answer = ask_mmcore(who.scope.config_path, folder, load=False)
+        answer = ask_mmcore(*place, load=False)
     except AskError as error:
         yield Finding(
             "problem", "adapters", str(error), remedy="pip install 'queuescope[hardware]', or reinstall that adapter"

@@ -97,6 +97,17 @@ def test_every_blank_limit_is_a_problem_of_its_own(tmp_path: Path) -> None:
     assert all(f.level == "problem" and "[low, high]" in str(f.remedy) for f in found)
 
 
+def test_a_file_with_blanks_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    """After `init`: the configuration and the adapters can be told before the blanks are filled in."""
+    blank = ("limits: [-50, 250]", "limits: FILL_IN")
+    scope = edited(tmp_path / "s", blank, cfg=(("HamCam2,DemoCamera", "HamCam2,HamamatsuHam"),))
+    examined = who(tmp_path, scope)
+    assert only(_doctor_software.configuration(examined)).level == "ok"
+    assert only(_doctor_software.adapters(examined)).value == "HamamatsuHam"
+    scope.write_text("- no mapping")
+    assert list(_doctor_software.adapters(who(tmp_path, scope))) == []
+
+
 def test_a_scope_file_that_cannot_be_used_or_is_not_there_is_a_problem(tmp_path: Path) -> None:
     scope = edited(tmp_path / "s", ("agents:", "colour: red\nagents:"))
     assert "colour is not a known entry" in only(_doctor_software.scope_file(who(tmp_path, scope))).what

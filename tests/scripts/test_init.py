@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mm_test_adapters
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -25,11 +26,13 @@ CFGS = {
     "demo-dispim": SCOPES / "demo-dispim" / "mm.cfg",
     "demo-widefield": SCOPES / "demo-widefield" / "mm.cfg",
     "dispim-demo": Path(__file__).parent / "data" / "dispim_demo.cfg",
+    "standard": Path(mm_test_adapters.device_adapter_path()) / "MMConfig_demo.cfg",
 }
 FOUND = {
     "demo-dispim": {"xy_stage": 1, "stage": 4, "galvo": 2, "camera": 3, "objective": 1, "light": 6, "channel": 4},
     "demo-widefield": {"xy_stage": 1, "stage": 1, "camera": 1, "state": 5, "objective": 1, "light": 2, "channel": 6}
     | {"config_group": 2},
+    "standard": {"xy_stage": 1, "stage": 1, "camera": 1, "objective": 1, "light": 2, "channel": 8, "config_group": 2},
     "dispim-demo": {"xy_stage": 1, "stage": 4, "galvo": 2, "camera": 3, "objective": 1, "light": 3, "channel": 2},
 }
 VALUES = {
@@ -104,6 +107,18 @@ def test_the_file_filled_in_loads_on_mmcore(name: str, tmp_path: Path) -> None:
             hardware.apply_channel(channel)
     finally:
         hardware.close()
+
+
+def test_the_widefield_demo_is_a_part_of_micro_managers_own(tmp_path: Path) -> None:
+    """Labels and presets are those of MMConfig_demo, which people know."""
+    ours, standard = read_cfg(CFGS["demo-widefield"]), read_cfg(CFGS["standard"])
+    assert {d.label: (d.adapter, d.name) for d in ours.devices.values()} == {
+        d.label: (d.adapter, d.name) for d in standard.devices.values()
+    }
+    for group, presets in ours.groups.items():
+        for preset, entries in presets.items():
+            assert group == "System" or sorted(standard.groups[group][preset]) == sorted(entries)
+    assert ours.pixel_sizes == standard.pixel_sizes
 
 
 def test_the_demo_is_found_again() -> None:
