@@ -51,6 +51,7 @@ class Clients:
         self._lock = threading.Lock()
         self._client_of: dict[int, str] = {}
         self._drivers: set[str] = set()
+        self._recordings: dict[str, list[str]] = {}
         self._busy: dict[int, Any] = {}
         self._watched = False
         self._closed = threading.Event()
@@ -80,6 +81,17 @@ class Clients:
             if client is not None and client not in self._drivers:
                 with self._lock:
                     self._drivers.add(client)
+
+    def opened(self, connection: Any, recording: str) -> None:
+        """This connection's client opened a recording."""
+        with self._lock:
+            client = self._client_of.get(id(connection), "")
+            self._recordings[client] = [*self._recordings.get(client, [])[-20:], recording]
+
+    def recordings(self, client: str) -> list[str]:
+        """The recordings that this client opened last; asked once, when it is gone."""
+        with self._lock:
+            return self._recordings.pop(client, [])
 
     def goodbye(self, connection: Any) -> None:
         """The client leaves in good order: what it leaves on is meant."""

@@ -209,6 +209,11 @@ class Microscope:
         self._recorder.join(STEP_S)
         return self._lights.all_off(emission=False)  # again: a frame in hand may have opened its gate meanwhile
 
+    def close_recordings(self, recordings: list[str], why: str) -> None:
+        """Finish the files of recordings that nobody will close any more."""
+        for recording in recordings:
+            self._recorder.give_up(recording, why)
+
     def _stop_motion(self) -> None:
         try:
             self._axes.stop(None)

@@ -218,6 +218,17 @@ class Recorder:
         """Wait for a running volume's end; False after ``limit_s``."""
         return self._volume is None or self._volume.join(limit_s)
 
+    def give_up(self, identity: str, why: str) -> None:
+        """Whoever opened this recording is gone: close it with the frames it has. Never raises."""
+        recording = self._recordings.get(identity)
+        if recording is not None and recording.phase != "closed":
+            if self._volume is not None and self._volume.recording is recording:
+                self._volume.join(DISK_S)
+            recording.drain(DISK_S)
+            recording.fail(why)
+            with contextlib.suppress(RecordingError):  # its state says so, and the next process tries again
+                recording.close(DISK_S)
+
     def fail_all(self, why: str, limit_s: float) -> None:
         """Nothing more may come into any recording; frames in hand get ``limit_s`` to reach the disk."""
         for recording in self._recordings.copy().values():

@@ -28,6 +28,8 @@ from ._deadlines import URGENT
 from ._errors import ArgumentError, ConfigurationError, HardwareError, NotAllowedError
 from ._link import Link, server_link
 from ._microscope import Microscope
+from ._restart import Note, needs_person
+from ._surface import LightOff
 from ._watch import watch
 from ._wire import GOODBYE, call_named, packed_error, run
 
@@ -81,7 +83,10 @@ class Endpoint:
                 self._clients.asked(connection, name)
             if not isinstance(payload, bytes | bytearray):
                 raise ArgumentError(f"{name}: the payload is {type(payload).__name__}, not bytes", thing=name)
-            return call.pack_result(run(self._microscope, call, call.unpack_arguments(payload)))
+            result = run(self._microscope, call, call.unpack_arguments(payload))
+            if self._clients is not None and name == "open_recording":
+                self._clients.opened(connection, result.recording)
+            return call.pack_result(result)
         except HardwareError as error:
             return packed_error(error)
         except Exception as error:
@@ -183,15 +188,17 @@ def serve(scope: Scope, layout: Layout) -> int:
 
     def work() -> None:
         try:
-            service = Service(scope, layout)
+            service = Service(scope, layout, stopping)
             try:
-                threading.Thread(target=service.loop, args=(stopping,), name="requests", daemon=True).start()
+                service.answer()
                 threading.Thread(
                     target=watch, args=(stopping, service.look_for_hangs), name="watch", daemon=True
                 ).start()
                 stopping.wait()
             finally:
                 service.stop()
+        except _StoppedWhileWaiting:
+            emit("stopped", lights=[], recordings=[])
         except BaseException as error:
             failure.append(error)
         finally:
@@ -219,37 +226,75 @@ def _report(failure: list[BaseException]) -> int:
     return 1
 
 
+class _StoppedWhileWaiting(Exception):
+    """SIGTERM came before a person did."""
+
+
 class Service:
     """Microscope and daemon, made in this order and given up in reverse."""
 
-    def __init__(self, scope: Scope, layout: Layout) -> None:
-        address = address_of(scope, layout)
-        link = None if address.socket_path is not None else server_link(address, layout)
-        self._microscope = Microscope(scope, layout, "own")
+    def __init__(self, scope: Scope, layout: Layout, stopping: threading.Event) -> None:
+        self._scope, self._layout, self._stopping = scope, layout, stopping
         self._clients = Clients(self._client_gone)
-        self._endpoint = Endpoint(self._microscope, self._clients)
+        self._daemons: list[Pyro5.server.Daemon] = []
+        self._answering = False
+        self._note = Note(layout)
+        self._left = self._note.left()
         try:
-            self._urgent = listen(address.urgent, layout.key("hardware"), UrgentEndpoint(self._microscope), None, link)
-            self._daemon = listen(address, layout.key("hardware"), self._endpoint, self._clients, link)
+            microscope = Microscope(scope, layout, "own", None if self._left is None else self._between)
+            try:
+                self._note.begin()
+                self._listen(microscope)
+            except BaseException:
+                microscope.close()
+                raise
         except BaseException:
-            self._microscope.close()
+            for daemon in self._daemons:
+                daemon.shutdown()
             raise
-        info = self._microscope.info()
-        emit("ready", address=str(address), **info.model_dump(mode="json"))
+        emit("ready", address=str(address_of(scope, layout)), **self._microscope.info().model_dump(mode="json"))
 
-    def loop(self, stopping: threading.Event) -> None:
-        """Answer requests; should that ever end by itself, the process ends too."""
-        threading.Thread(target=self._urgent.requestLoop, name="urgent", daemon=True).start()
+    def _between(self, microscope: Microscope, lights: tuple[LightOff, ...]) -> None:
+        """Lights are off, nothing else is loaded: wait for a person where the scope says so."""
+        assert self._left is not None
+        died = self._left["pid"]
+        emit("lights-off-first", died=died, lights=[light.model_dump(mode="json") for light in lights])
+        why = needs_person(self._scope, self._left)
+        if why is not None:
+            self._listen(microscope)
+            self.answer()
+            if not microscope.wait_for_person(f"process {died} died, and {why}", self._stopping):
+                raise _StoppedWhileWaiting
+
+    def _listen(self, microscope: Microscope) -> None:
+        self._microscope = microscope
+        if self._daemons:
+            return
+        address, key = address_of(self._scope, self._layout), self._layout.key("hardware")
+        link = None if address.socket_path is not None else server_link(address, self._layout)
+        self._endpoint = Endpoint(microscope, self._clients)
+        self._daemons.append(listen(address.urgent, key, UrgentEndpoint(microscope), None, link))
+        self._daemons.append(listen(address, key, self._endpoint, self._clients, link))
+
+    def answer(self) -> None:
+        """Answer requests, from the first call on; should that ever end by itself, the process ends too."""
+        if not self._answering:
+            self._answering = True
+            for daemon in self._daemons:
+                threading.Thread(target=self._loop, args=(daemon,), name="requests", daemon=True).start()
+
+    def _loop(self, daemon: Pyro5.server.Daemon) -> None:
         try:
-            self._daemon.requestLoop()
+            daemon.requestLoop()
         finally:
-            stopping.set()
+            self._stopping.set()
 
     def _client_gone(self, client: str) -> None:
         """Whoever drove the microscope is gone: nobody would end what it began."""
         why = "the client that drove the microscope is gone"
         log.error("%s (%s): its volume ends, motion stops, gates close", why, client)
         lights = self._microscope.make_safe(why)
+        self._microscope.close_recordings(self._clients.recordings(client), why)
         emit("client-gone", client=client, at=time.time(), lights=[light.model_dump(mode="json") for light in lights])
 
     def look_for_hangs(self) -> None:
@@ -268,8 +313,10 @@ class Service:
         """Lights first, then the socket."""
         self._clients.close()
         lights, recordings = self._microscope.close()
-        self._daemon.shutdown()
-        self._urgent.shutdown()
+        for daemon in self._daemons:
+            daemon.shutdown()
+        if all(light.off for light in lights):
+            self._note.end()
         emit(
             "stopped",
             lights=[light.model_dump(mode="json") for light in lights],

@@ -195,3 +195,55 @@ def test_an_adapter_hangs_in_a_run(frail: Any) -> None:
     assert_told_and_counted(frail, uid, stop, "its adapter hangs")
     assert "snapImage has not returned" in frail.wait(first)["result"]["msg"]
     assert frail.run("snap", "isolation.hang-2")["result"]["exit_status"] == "completed"
+
+
+def test_a_person_is_asked_before_the_rest_is_loaded(another_stack: Any) -> None:
+    """R0.3: with `micromanager.restart: ask` the next plan waits with the lights off until somebody rearms, then it runs."""
+    stack = another_stack
+    stack.environ["QUEUESCOPE_MICROMANAGER__RESTART"] = "ask"
+    started = stack.up("--no-wait-catalog")
+    assert started.returncode == 0, started.stderr
+    first = stack.submit("z_stack", "isolation.ask-1", range_um=100, step_um=0.5, centre_um=100)
+    running(stack, frames=3)
+    second = stack.submit("snap", "isolation.ask-2")
+    send(signal.SIGKILL)(stack)
+    assert stack.wait(first)["result"]["exit_status"] == "failed"
+    hardware = connect(stack.scope, stack.layout, timeout_s=10)
+    info = hardware.info()
+    assert (info.stage, info.waits is not None) == ("waiting", True)
+    code, ready = stack.get("/api/ready")
+    assert code == 503
+    assert any("an operator must rearm" in reason for reason in ready["reasons"])
+    assert not [item for item in stack.manager().history_get()["items"] if item["item_uid"] == second]
+    hardware.rearm("a person")
+    hardware.close()
+    assert stack.wait(second)["result"]["exit_status"] == "completed"
+
+
+def test_the_worker_dies_in_a_volume(frail: Any) -> None:
+    """R3.11, R3.12: nobody steers the volume any more: it ends, lights are off, its files are finished; the run is
+    `interrupted`, before and after the courier closed its log, and never runs again by itself.
+    """
+    frail.submit("acquire_volume", "isolation.worker-1", slices=190, channels=[{"name": "gfp", "exposure_ms": 50}])
+    uid = running(frail, frames=3)
+    pids = frail.runtime["pids"]
+    struck = time.monotonic()
+    psutil.Process(pids["worker"]).send_signal(signal.SIGKILL)
+    volumes = list(frail.layout.volumes.glob(f"{uid}_*.ome.zarr"))
+    shapes: list[int] = []
+    while not shapes or max(shapes) >= 190:
+        assert time.monotonic() - struck < 15, "the files were not finished"
+        time.sleep(0.05)
+        shapes = [zarr.open_array(f"{volume}/0", mode="r").shape[0] for volume in volumes]
+    assert shapes == [frames_on_disk(volume) for volume in volumes]
+    assert frail.runtime["pids"]["hardware"] == pids["hardware"]
+    assert not any(light.on for light in frail.hardware().state().lights.values())
+    assert frail.get(f"/api/runs/{uid}")[1]["status"] == "interrupted"
+    stop, _ = ended(frail, uid, 60)
+    assert (stop["exit_status"], stop["interrupted"]) == ("fail", True)
+    assert stop["frames"] == dict(
+        zip((volume.name.split("_", 1)[1].partition(".")[0] for volume in volumes), shapes, strict=True)
+    )
+    code, run = frail.get(f"/api/runs/{uid}")
+    assert (code, run["status"]) == (200, "interrupted")
+    assert {dataset["name"]: dataset["frames_written"] for dataset in run["datasets"]} == stop["frames"]
