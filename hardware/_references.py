@@ -102,7 +102,7 @@ class References:
             lost = self._lost.get(name)
             if lost is not None:
                 raise ReferenceLostError(
-                    f"{self.told(name)}: it is locked until a person has checked it and confirms (confirm_reference)",
+                    f"{self.told(name)}: it is locked until a person has checked it and says so: queuescope confirm {name}",
                     thing=name,
                     value=lost["found"],
                     limit=lost["left"],

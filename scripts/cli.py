@@ -229,9 +229,25 @@ def ready(data: Data = None, as_json: Json = False) -> None:
 @functools.cache
 def complete_app() -> typer.Typer:
     """The command with all its parts."""
-    from . import _bench_commands, _demo_command, _doctor_command, _init_command, _plan_commands, _safety_commands
+    from . import (
+        _bench_commands,
+        _demo_command,
+        _doctor_command,
+        _init_command,
+        _plan_commands,
+        _safety_commands,
+        _sample_commands,
+    )
 
-    for commands in (_plan_commands, _safety_commands, _demo_command, _init_command, _doctor_command, _bench_commands):
+    for commands in (
+        _plan_commands,
+        _safety_commands,
+        _sample_commands,
+        _demo_command,
+        _init_command,
+        _doctor_command,
+        _bench_commands,
+    ):
         commands.add_to(app)
     return app
 

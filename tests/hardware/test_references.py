@@ -94,7 +94,7 @@ def test_a_power_cycle_between_two_processes_is_noticed(scope: Any, tmp_path: Pa
     first.close()
     second = connect(scope, layout)
     assert sorted(second.state().reference_lost) == ["f", "z"]
-    with pytest.raises(ReferenceLostError, match="confirm_reference"):
+    with pytest.raises(ReferenceLostError, match="queuescope confirm z"):
         second.move({"z": 0})
     second.close()
     third = connect(scope, layout)
