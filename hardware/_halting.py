@@ -116,8 +116,8 @@ def _kill(scope: Scope, layout: Layout) -> bool:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return False  # nobody holds it
             except BlockingIOError:
-                pid = int(lock.read().strip())
+                pid = int(lock.read().split()[0])
         os.kill(pid, signal.SIGKILL)
         return True
-    except (ImportError, OSError, ValueError):
+    except (ImportError, OSError, ValueError, IndexError):
         return False

@@ -110,7 +110,7 @@ class Microscope:
         self._stage: Literal["waiting", "loading", "ready"] = "loading"
         self._waits: str | None = None
         self._approved, self._ready = threading.Event(), threading.Event()
-        self._ownership = Ownership(layout)
+        self._ownership = Ownership(layout, mode)
         try:
             adapters = find_adapters(scope)
             self._core = Core(adapters.folder, layout.logs / "mmcore.log", scope.micromanager.call_timeout_s)

@@ -12,7 +12,7 @@ from ._errors import ConfigurationError
 class Ownership:
     """Held from loading to unloading. A socket file without its lock is a dead process's."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, mode: str) -> None:
         """
         Raises
         ------
@@ -38,8 +38,15 @@ class Ownership:
             pass  # Windows: the TCP port is exclusive there
         except OSError:
             file.seek(0)
-            pid = file.read().strip() or "unknown"
+            pid, _, other = (file.read().strip() or "unknown").partition(" ")
             file.close()
+            if other and other != mode:
+                raise ConfigurationError(
+                    f"restart required: micromanager.process is now `{mode}`, and process {pid} runs the hardware of"
+                    f" {layout.data} as `{other}`: stop the stack (queuescope down) and start it again",
+                    thing="micromanager.process",
+                    value=mode,
+                ) from None
             raise ConfigurationError(
                 f"the hardware of {layout.data} is already owned by process {pid}: stop it first, or use another data"
                 " directory (--data)",
@@ -48,7 +55,7 @@ class Ownership:
             ) from None
         file.seek(0)
         file.truncate()
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {mode}")
         file.flush()
         self._file = file
 

@@ -273,8 +273,8 @@ class Service:
         address, key = address_of(self._scope, self._layout), self._layout.key("hardware")
         link = None if address.socket_path is not None else server_link(address, self._layout)
         self._endpoint = Endpoint(microscope, self._clients)
-        self._daemons.append(listen(address.urgent, key, UrgentEndpoint(microscope), None, link))
         self._daemons.append(listen(address, key, self._endpoint, self._clients, link))
+        self._daemons.append(listen(address.urgent, key, UrgentEndpoint(microscope), None, link))
 
     def answer(self) -> None:
         """Answer requests, from the first call on; should that ever end by itself, the process ends too."""
@@ -294,8 +294,8 @@ class Service:
         why = "the client that drove the microscope is gone"
         log.error("%s (%s): its volume ends, motion stops, gates close", why, client)
         lights = self._microscope.make_safe(why)
-        self._microscope.close_recordings(self._clients.recordings(client), why)
         emit("client-gone", client=client, at=time.time(), lights=[light.model_dump(mode="json") for light in lights])
+        self._microscope.close_recordings(self._clients.recordings(client), why)
 
     def look_for_hangs(self) -> None:
         """A call into an adapter that overstays its allowance costs the process."""

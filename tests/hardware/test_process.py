@@ -94,7 +94,7 @@ def test_tcp_by_choice(tmp_path: Path, make_scope: MakeScope, start_process: Sta
     hardware = connect(scope, layout, timeout_s=10)
     assert hardware.info().pid == process.pid
     listening = [c.laddr for c in psutil.Process(process.pid).net_connections(kind="inet") if c.status == "LISTEN"]
-    assert [(a.ip, a.port) for a in listening] == [("127.0.0.1", port)]
+    assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", port), ("127.0.0.1", port + 1)}
     hardware.close()
     other = start_process(scope.path, tmp_path / "other")
     event = other.event()
@@ -165,6 +165,27 @@ def test_a_second_process_is_refused(tmp_path: Path, make_scope: MakeScope, star
     assert second.wait() == 1
     hardware = connect(scope, layout, timeout_s=10)
     assert hardware.info().pid == first.pid
+    hardware.close()
+
+
+@pytest.mark.parametrize(("runs", "asked"), [("own", "worker"), ("worker", "own")])
+def test_changing_the_mode_while_running_is_refused(
+    tmp_path: Path, make_scope: MakeScope, start_process: Start, runs: str, asked: str
+) -> None:
+    """R0.8: "restart required", in both directions; what runs goes on."""
+    first, second = make_scope(tmp_path / runs, runs), make_scope(tmp_path / asked, asked)
+    layout = Layout(tmp_path / "data")
+    if runs == "own":
+        start_process(first.path, layout.data).started()
+    hardware = connect(first, layout, timeout_s=10)
+    if asked == "worker":
+        with pytest.raises(ConfigurationError, match="restart required: micromanager.process is now `worker`"):
+            connect(second, layout)
+    else:
+        event = start_process(second.path, layout.data).event()
+        assert event["event"] == "refused"
+        assert "restart required: micromanager.process is now `own`" in event["error"]
+    assert hardware.positions(("z",)) == {"z": 0.0}
     hardware.close()
 
 
