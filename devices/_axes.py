@@ -170,6 +170,13 @@ class AxisPair(Device):
         for component, target in zip(("x", "y"), value, strict=True):
             check_axis(self.axis_settings[component], target)
 
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Both axes, read at once; a failed read raises."""
+        here = self.hardware.positions(tuple(settings.name for settings in self.axis_settings.values()))
+        now = time.time()
+        values = {axis.name: here[self.axis_settings[c].name] for c, axis in (("x", self.x), ("y", self.y))}
+        return {name: {"value": value, "timestamp": now} for name, value in values.items()}
+
     def set(self, value: tuple[float, float]) -> Status:
         """Move both axes; both targets are checked before either moves."""
         self.check_value(value)

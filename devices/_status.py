@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from ophyd.status import Status
+
+log = logging.getLogger("queuescope.devices")
 
 
 class WorkStatus(Status):
@@ -17,13 +21,42 @@ class WorkStatus(Status):
         return super().__str__() if error is None else f"{type(error).__name__}: {error}"
 
 
+class _Thread:
+    """A thread that is used again: a new one for each move costs more than the move, most of all on a busy machine."""
+
+    idle: list[_Thread] = []  # noqa: RUF012 (shared on purpose)
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Callable[[], None], str]] = SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @classmethod
+    def start(cls, work: Callable[[], None], name: str) -> None:
+        """Do it in an idle thread, or in a new one: work never waits for other work."""
+        try:
+            thread = cls.idle.pop()
+        except IndexError:
+            thread = cls()
+        thread._work.put((work, name))
+
+    def _run(self) -> None:
+        while True:
+            work, threading.current_thread().name = self._work.get()
+            try:
+                work()
+            except Exception:
+                log.exception("work in a thread failed")
+            del work  # what it holds may go while the thread waits
+            self.idle.append(self)
+
+
 def in_thread(work: Callable[[], Any], obj: Any) -> Status:
     """Start ``work`` and return the status that ends with it.
 
     Parameters
     ----------
     work
-        Called once, in a daemon thread. What it raises becomes the status's exception, unchanged.
+        Called once, in a daemon thread of its own meanwhile. What it raises becomes the status's exception, unchanged.
     obj
         The device that the status belongs to, for messages.
     """
@@ -37,7 +70,7 @@ def in_thread(work: Callable[[], Any], obj: Any) -> Status:
         else:
             status.set_finished()
 
-    threading.Thread(target=run, name=f"{getattr(obj, 'name', obj)}", daemon=True).start()
+    _Thread.start(run, f"{getattr(obj, 'name', obj)}")
     return status
 
 

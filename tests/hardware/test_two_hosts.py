@@ -98,7 +98,7 @@ tell(
     moved=hardware.move({"z": 12.5}), mode=hardware.info().mode, refused=refused, lights=off,
     snap=hardware.snap("cam_b", FrameSettings(exposure_ms=2)).shape,
     frames=dataset.frames_written, path=dataset.path, mine=str(resolve_uri(layout, scope, dataset.uri, "clients")),
-    event=hardware.events().cursor > 0, checksums=hardware.checksums(state.recording, "cam_a"),
+    event=hardware.events().cursor > 0, halted=hardware.safety().model_dump(mode="json"), checksums=hardware.checksums(state.recording, "cam_a"),
 )
 hardware.set_light("led", True, 5.0)
 plan = DatasetPlan(name="cam_a", camera="cam_a", frames=2000)
@@ -172,6 +172,7 @@ def test_the_microscope_on_another_host(
         assert smoke["refused"] == ["LimitError", [-50.0, 250.0]]
         assert all(light["off"] for light in smoke["lights"])
         assert smoke["event"]
+        assert smoke["halted"], "halt's own port answers across the link, too"
         assert smoke["path"] == str(pc.data / "disk" / "volumes" / "remote-run_cam_a.ome.zarr")
         assert smoke["mine"] == smoke["path"], "../pc/disk, as seen from the stack's data directory"
         assert not (stack.data / "disk").exists()
