@@ -98,7 +98,8 @@ tell(
     moved=hardware.move({"z": 12.5}), mode=hardware.info().mode, refused=refused, lights=off,
     snap=hardware.snap("cam_b", FrameSettings(exposure_ms=2)).shape,
     frames=dataset.frames_written, path=dataset.path, mine=str(resolve_uri(layout, scope, dataset.uri, "clients")),
-    event=hardware.events().cursor > 0, halted=hardware.safety().model_dump(mode="json"), checksums=hardware.checksums(state.recording, "cam_a"),
+    event=hardware.events().cursor > 0, halted=hardware.safety().model_dump(mode="json"),
+    checksums=hardware.checksums(state.recording, "cam_a"),
 )
 hardware.set_light("led", True, 5.0)
 plan = DatasetPlan(name="cam_a", camera="cam_a", frames=2000)
