@@ -34,11 +34,11 @@ def travel_s(axes: Iterable[Axis]) -> float:
 
 def exposure_s(scope: Scope, camera: str | None, settings: FrameSettings) -> float:
     """Longest exposure that these settings may mean, in seconds."""
-    if settings.exposure_ms is not None:
-        return settings.exposure_ms / 1000
     cameras = scope.of_kind("camera")
     limits = [cameras[camera].exposure_ms] if camera in cameras else [c.exposure_ms for c in cameras.values()]
-    return max((high for _, high in limits), default=0.0) / 1000
+    longest = max((high for _, high in limits), default=0.0)
+    asked = longest if settings.exposure_ms is None else min(max(settings.exposure_ms, 0.0), longest)
+    return asked / 1000  # what lies outside is refused, at once
 
 
 def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:

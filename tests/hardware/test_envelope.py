@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,6 +95,8 @@ call = st.one_of(
     st.tuples(st.just("move"), targets),
     st.tuples(st.just("volume"), st.lists(anything, min_size=1, max_size=3)),
     st.tuples(st.just("select"), st.sampled_from([WATER40, WATER20, "nowhere"])),
+    st.tuples(st.just("light"), st.tuples(anything, anything)),
+    st.tuples(st.just("snap"), st.tuples(anything, anything)),
 )
 
 
@@ -104,7 +107,8 @@ call = st.one_of(
 )
 @given(calls=st.lists(call, min_size=1, max_size=4))
 def test_no_call_leaves_the_envelope(home: ConnectedHardware, calls: list[tuple[str, Any]]) -> None:
-    """R3.8: moves, volumes and turrets, by value, alone and combined: what is refused changes nothing, in both modes."""
+    """R3.8: moves, volumes, turrets, light and frames, by value, alone and combined: what is refused changes nothing, in both
+    modes."""
     for name, argument in calls:
         before, turret = home.positions(AXES), home.label("objective")
         try:
@@ -112,12 +116,20 @@ def test_no_call_leaves_the_envelope(home: ConnectedHardware, calls: list[tuple[
                 home.move(argument)
             elif name == "select":
                 home.select("objective", argument)
+            elif name == "light":
+                home.set_light("l488", True, *argument)
+            elif name == "snap":
+                bad = {"light": "l488", "power_pct": argument[0], "exposure_ms": argument[1]}
+                home._call("snap", "cam_a", bad)  # type: ignore[attr-defined]
             else:
                 volume(home, argument)
         except HardwareError:
             assert home.positions(AXES) == before
             assert home.label("objective") == turret
         now, turret = home.positions(AXES), home.label("objective")
+        light = home.set_light("l488", False)
+        assert 0 <= light.power_pct <= 6.005
+        assert not light.on
         assert not all(BOX[0] <= now[axis] <= BOX[1] for axis in ("piezo_a", "piezo_b"))
         assert all(math.isfinite(value) and abs(value) <= 250 for value in now.values())
         assert abs(now["f"]) <= (20 if turret == WATER40 else 150)
@@ -171,6 +183,33 @@ def test_a_combination_is_refused_to_everybody(
         reply = msgpack.unpackb(home.send("move", msgpack.packb({"targets": asked}), 10))
         assert reply["error"]["type"] == "CollisionError"
     assert home.positions(AXES) == before
+
+
+def test_two_clients_can_not_meet_in_the_box(home: ConnectedHardware) -> None:
+    """R3.8: each would be allowed by itself; whoever comes second is refused."""
+    for _ in range(5):
+        refused = []
+        together = threading.Barrier(2)
+
+        def move(hardware: ConnectedHardware, axis: str, refused: list[Any], together: threading.Barrier) -> None:
+            together.wait(10)
+            try:
+                hardware.move({axis: 75})
+            except CollisionError as error:
+                refused.append(error)
+
+        second = home.second  # type: ignore[attr-defined]
+        threads = [
+            threading.Thread(target=move, args=(hardware, axis, refused, together))
+            for hardware, axis in ((home, "piezo_a"), (second, "piezo_b"))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(refused) == 1
+        home.move({"piezo_a": 0})
+        home.move({"piezo_b": 0})
 
 
 def test_going_around_and_coming_back_is_allowed(home: ConnectedHardware) -> None:
