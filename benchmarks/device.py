@@ -1,18 +1,21 @@
 """What devices and the hardware process cost: set + wait + read of each kind of axis, beside bare pymmcore-plus in this process.
 
 Bare and ours alternate within one run and move the same demo adapters by the same steps. The delay of a callback is from
-MMCore's call in the hardware process to an ophyd subscriber here, by the one clock of this machine.
+MMCore's call in the hardware process to an ophyd subscriber here, by the one clock of this machine. A halt counts until its
+caller knows that axes stand and lights are off; recovery, from the signal until the supervised process answers again.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +23,20 @@ from typing import Any
 
 from ..config import ENV_PREFIX, Scope, load_scope
 from ..devices import build_devices
-from ..hardware import ConnectedHardware, connect
+from ..hardware import (
+    ConnectedHardware,
+    DatasetPlan,
+    FrameSettings,
+    HardwareError,
+    RecordingPlan,
+    VolumeProgram,
+    VolumeView,
+    connect,
+)
 from ..layout import DEFAULT_SCOPE, Layout
+from ..scripts._up import stop
 from ._result import Result, Row, Tell, row
+from .start import bring_up
 
 GOAL_MS = 0.5
 """What device and process may add to a set + wait + read."""
@@ -35,6 +49,7 @@ def measure(quick: bool, tell: Tell) -> Result:
     """Milliseconds; 50 repetitions where ``quick``, else 500."""
     repetitions = 50 if quick else 500
     os.environ[f"{ENV_PREFIX}MICROMANAGER__PROCESS"] = "own"
+    os.environ[f"{ENV_PREFIX}SERVICES__HTTP__PORT"] = "0"
     scope = load_scope(DEFAULT_SCOPE)
     with tempfile.TemporaryDirectory(prefix="queuescope-bench-") as folder:
         layout = Layout(Path(folder) / "data")
@@ -55,6 +70,11 @@ def measure(quick: bool, tell: Tell) -> Result:
             tell("device: callback")
             rows.append(row("callback to ophyd subscriber", "ms", callback(devices["z"], hardware, repetitions)))
             core.unloadAllDevices()
+            for case, during in (("halt, idle", False), ("halt, during a volume", True)):
+                tell(f"device: {case}")
+                rows.append(row(case, "ms", [halt(hardware, during) for _ in range(3 if quick else 10)]))
+        tell("device: recovery")
+        rows.append(row("recovery after a segfault", "seconds", recovery(scope, layout, 1 if quick else 3)))
     return Result("device", rows, ratios)
 
 
@@ -143,3 +163,51 @@ def callback(device: Any, hardware: ConnectedHardware, repetitions: int) -> list
         found.append(delays.get(timeout=10))
     device.unsubscribe(number)
     return found
+
+
+def halt(hardware: ConnectedHardware, during: bool) -> float:
+    """Milliseconds of a halt, idle or in the middle of a volume; the microscope is rearmed afterwards."""
+    recording = None
+    if during:
+        plan = DatasetPlan(name="overview", camera="overview", frames=1000)
+        recording = hardware.open_recording(RecordingPlan(run_uid=str(uuid.uuid4()), datasets=(plan,)))
+        settings = FrameSettings(exposure_ms=10, light="led")
+        steps = tuple(i / 1000 for i in range(1000))
+        view = VolumeView(dataset="overview", camera="overview", settings=settings, piezo="z", piezo_um=steps)
+        recording = hardware.start_volume(recording.recording, VolumeProgram(views=(view,)))
+        while recording.datasets["overview"].frames_written < 3:
+            recording = hardware.recording(recording.recording, seen=recording.version, wait_s=10)
+    began = time.perf_counter()
+    hardware.halt("bench device", "bench")
+    milliseconds = (time.perf_counter() - began) * 1000
+    if recording is not None:
+        hardware.close_recording(recording.recording)
+    hardware.rearm("bench")
+    return milliseconds
+
+
+def recovery(scope: Scope, layout: Layout, repetitions: int) -> list[float]:
+    """Seconds from a segfault of the hardware process, under the stack's supervisor, until calls are answered again."""
+    found = []
+    bring_up(scope, layout)
+    try:
+        for _ in range(repetitions):
+            with connected(scope, layout) as hardware:
+                before = hardware.info()
+                began = time.monotonic()
+                os.kill(before.pid, signal.SIGSEGV)
+                while not _answers_anew(hardware, before.instance):
+                    if time.monotonic() - began > 60:
+                        raise RuntimeError(f"the hardware process did not come back: see {layout.logs}")
+                    time.sleep(0.02)
+                found.append(time.monotonic() - began)
+    finally:
+        stop(layout)
+    return found
+
+
+def _answers_anew(hardware: ConnectedHardware, before: str) -> bool:
+    try:
+        return hardware.info().instance != before
+    except HardwareError:
+        return False

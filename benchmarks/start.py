@@ -57,6 +57,13 @@ def measure(quick: bool, tell: Tell) -> Result:
 
 def up(scope: Scope, layout: Layout) -> float:
     """Seconds that ``queuescope up`` takes until ``GET /api/ready`` is 200, from the first instruction of its interpreter."""
+    seconds = bring_up(scope, layout)
+    stop(layout)
+    return seconds
+
+
+def bring_up(scope: Scope, layout: Layout) -> float:
+    """The same, and leave it running."""
     command = [sys.executable, "-m", "queuescope.scripts", "up", "--no-wait-catalog"]
     began = time.monotonic()
     done = subprocess.run(
@@ -65,7 +72,6 @@ def up(scope: Scope, layout: Layout) -> float:
     seconds = time.monotonic() - began
     if done.returncode:
         raise RuntimeError(done.stderr)
-    stop(layout)
     return seconds
 
 
