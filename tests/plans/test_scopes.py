@@ -113,6 +113,11 @@ def test_the_widefield_demo_goes_up_and_takes_a_stack(another_stack: Any, tmp_pa
         found = json.loads(done.stdout.splitlines()[-1])
         [dataset] = found["runs"][0]["datasets"]
         assert (dataset["name"], dataset["frames_written"], dataset["shape"]) == ("camera", 3, [3, 512, 512])
+        status, shown = stack.get("/api/scope")
+        assert status == 200
+        assert shown["errors"] == {}
+        assert shown["devices"]["light_path"]["kind"] == "config_group"
+        assert shown["lights"]["led"]["limits_pct"] == [100.0, 100.0]
         refused = stack.command("run", "acquire_volume")
         assert refused.returncode == 1
         assert "acquire_volume" in refused.stderr
