@@ -20,6 +20,7 @@ from ..hardware import (
     RecordingState,
     UnknownNameError,
     VolumeProgram,
+    stopped_by,
 )
 from ._recordings import AssetStream, RunRecordings, frame_key
 from ._status import in_thread
@@ -112,7 +113,7 @@ class VolumeFlyer(OphydObject):
 
         Raises
         ------
-        RecordingError
+        RecordingError, HaltedError, InterlockError
             Where the volume failed, saying how many frames are good.
         """
         _, state = self._require()
@@ -129,7 +130,8 @@ class VolumeFlyer(OphydObject):
                 self._state = self._lost(state, error)
                 raise
         if state.phase == "failed":
-            raise RecordingError(
+            kind = stopped_by(self._hardware.safety()) or RecordingError
+            raise kind(
                 state.error or "the volume failed",
                 frames_written={name: dataset.frames_written for name, dataset in state.datasets.items()},
             )

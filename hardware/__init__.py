@@ -32,7 +32,7 @@ from ._errors import (
 from ._event_types import EventBatch, EventKind, HardwareEvent
 from ._halting import halt_hardware, urgent
 from ._latch import LatchFile, log_safety
-from ._safety_state import HaltOutcome, HaltReport, HaltStep, InterlockState, Latch, SafetyState
+from ._safety_state import HaltOutcome, HaltReport, HaltStep, InterlockState, Latch, SafetyState, stopped_by
 from ._surface import (
     SURFACE,
     CameraState,
@@ -103,5 +103,6 @@ __all__ = [
     "halt_hardware",
     "log_safety",
     "pinger",
+    "stopped_by",
     "urgent",
 ]

@@ -37,7 +37,7 @@ class _Sensor:
         fresh = age is not None and age <= STALE_S
         known = error is None and value is not None
         return InterlockState(
-            kind=self.kind,  # type: ignore[arg-type]
+            kind=self.kind,
             closed=fresh and known and not same(str(value), self._open_value),
             value=value,
             age_s=age,

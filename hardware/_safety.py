@@ -135,7 +135,7 @@ class Safety:
 
     # ------------------------------------------------------------------ what people do
 
-    def halt(self, reason: str, by: str) -> HaltReport:
+    def halt(self, reason: str, by: str, at: float | None = None) -> HaltReport:
         """Stop every axis, switch every light and emission off, end what runs, and latch.
 
         Returns when all have answered, or after `ANSWER_S`; then the process ends itself, where that helps. A second halt does
@@ -144,7 +144,7 @@ class Safety:
         began = time.perf_counter()
         with self._setting:
             first = self._halted is None
-            latch = self._halted or Latch(by=by, reason=reason, at=time.time())
+            latch = self._halted or Latch(by=by, reason=reason, at=at or time.time())
             self._halted, self._armed = latch, None
         outcomes = _Outcomes({**self._lights, **self._motion})
         self._told(f"halted by {latch.by}: {latch.reason}")
@@ -248,7 +248,7 @@ class Safety:
         if self._halted is None:
             found = self._halt_file.read()
             if found is not None:
-                self.halt(found.reason, found.by)
+                self.halt(found.reason, found.by, found.at)
         elif self._die is None and self._on_disk and not self._halt_file.exists():
             self.rearm("the latch file's removal")  # how the RE worker is rearmed
 

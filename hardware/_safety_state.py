@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ._errors import HaltedError, HardwareError, InterlockError
+
 
 class _Value(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -43,6 +45,14 @@ class SafetyState(_Value):
     armed_until: float | None
     """Seconds since the epoch; None while not armed."""
     armed_by: str | None
+
+
+def stopped_by(state: SafetyState) -> type[HardwareError] | None:
+    """The kind of error that a plan which was running now fails with; None where nobody stops it."""
+    if state.halted is not None:
+        return HaltedError
+    opened = any(not interlock.closed for interlock in state.interlocks.values())
+    return InterlockError if opened or state.interlock is not None else None
 
 
 class HaltStep(_Value):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,10 +99,13 @@ async def post_halt(request: Request, context: ContextNow, body: Halt | None = N
     return outcome
 
 
-_REFUSED = {409: _problem("`interlock_open`, `halted`, `not_armable`"), 503: _problem("`hardware_unreachable`")}
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    409: _problem("`interlock_open`, `halted`, `not_armable`"),
+    503: _problem("`hardware_unreachable`"),
+}
 
 
-@router.post("/scope/rearm", response_model=SafetyState, responses=_REFUSED)  # type: ignore[arg-type]
+@router.post("/scope/rearm", response_model=SafetyState, responses=_REFUSED)
 async def post_rearm(request: Request, context: ContextNow, body: Rearm | None = None) -> SafetyState:
     """Clear the latches of halt and interlocks. The queue stays stopped unless `resume_queue`. Arms nothing."""
     by = request.scope[CALLER].role
@@ -119,7 +122,7 @@ async def post_rearm(request: Request, context: ContextNow, body: Rearm | None =
 @router.post(
     "/scope/arm",
     response_model=SafetyState,
-    responses={**_REFUSED, 422: _problem("`outside_limits`")},  # type: ignore[arg-type]
+    responses={**_REFUSED, 422: _problem("`outside_limits`")},
 )
 async def post_arm(request: Request, context: ContextNow, body: Arm) -> SafetyState:
     """Permit light until then, where the scope asks for arming; null disarms."""

@@ -168,6 +168,12 @@ def stack(stack_no_catalog: Stack) -> Stack:
         time.sleep(0.1)
 
 
+@pytest.fixture(scope="session")
+def make_stack() -> type[Stack]:
+    """``make_stack(data, scope)``: a stack, not started; `Stack.down` it."""
+    return Stack
+
+
 @pytest.fixture
 def another_stack(tmp_path: Path) -> Iterator[Stack]:
     """A data directory of its own for tests that start and kill things; not started."""

@@ -372,7 +372,7 @@ def test_an_interlock_ends_a_volume(
     assert state.phase == "failed"
     assert "interlock door (lid)" in str(state.error)
     until(lambda: dark(hardware), 1.0)
-    assert LatchFile.interlock(Layout(tmp_path / "data")).exists()
+    until(LatchFile.interlock(Layout(tmp_path / "data")).exists, 1.0)
 
 
 def test_an_interlock_that_cannot_be_read_is_open(local_door: Any, disturbed: Callable[..., None]) -> None:

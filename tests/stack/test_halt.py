@@ -1,0 +1,242 @@
+"""Halt, interlock and control on the whole stack: R3.11, R5.1 to R5.3."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from queuescope.config import SCOPES
+from queuescope.hardware import LatchFile
+
+
+def until(true: Callable[[], Any], limit_s: float = 60) -> Any:
+    deadline = time.monotonic() + limit_s
+    while not (found := true()):
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def with_a_door(folder: Path) -> Path:
+    """The demo scope with a shutter that plays the door's switch; ``handle`` opens and closes it."""
+    shutil.copytree(SCOPES / "demo-dispim", folder)
+    for name, old, new in (
+        ("mm.cfg", "Device,LaserLine,", "Device,Door,DemoCamera,DShutter\nDevice,LaserLine,"),
+        (
+            "scope.yml",
+            "  laser_line:",
+            '  door: {label: Door, kind: property, property: State, choices: ["0", "1"]}\n'
+            '  handle: {label: Door, kind: property, property: State, choices: ["0", "1"]}\n'
+            "  laser_line:",
+        ),
+        ("scope.yml", "storage:", 'safety: {interlocks: [{device: door, open: "1", kind: door}]}\nstorage:'),
+    ):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+    return folder / "scope.yml"
+
+
+@pytest.fixture(scope="module")
+def halted_stack(tmp_path_factory: pytest.TempPathFactory, make_stack: Callable[..., Any]) -> Iterator[Any]:
+    """A stack of this module's own, with a door."""
+    folder = tmp_path_factory.mktemp("halt")
+    found = make_stack(folder / "data", str(with_a_door(folder / "scope")))
+    started = found.up("--no-wait-catalog")
+    assert started.returncode == 0, started.stderr
+    yield found
+    found.down()
+
+
+@pytest.fixture
+def stack(halted_stack: Any) -> Iterator[Any]:
+    """As it was: rearmed, the agents in control, the queue empty and running."""
+    yield halted_stack
+    halted_stack.post("/api/scope/control", {"mode": "agents", "reason": "the test ends"})
+    until(lambda: halted_stack.get("/api/scope")[0] == 200)
+    if halted_stack.hardware().safety().halted is None:
+        halted_stack.hardware().set_value("handle", "0")
+        until(lambda: halted_stack.hardware().safety().interlocks["door"].closed)
+    halted_stack.post("/api/scope/rearm", {"resume_queue": False})
+    halted_stack.manager().queue_clear()
+    assert halted_stack.post("/api/scope/rearm", {"resume_queue": True})[0] == 200
+
+
+def running(stack: Any, frames: int = 2) -> str:
+    """The UID of the running plan's run, once it has some frames."""
+
+    def found() -> str | None:
+        runs = stack.get("/api/re/runs/active")[1]["run_list"]
+        if not runs:
+            return None
+        uid = str(runs[-1]["uid"])
+        code, run = stack.get(f"/api/runs/{uid}")
+        ready = (
+            code == 200
+            and run["status"] == "running"
+            and run["datasets"]
+            and (run["datasets"][0]["frames_written"] or 0) >= frames
+        )
+        return uid if ready else None
+
+    return str(until(found))
+
+
+def halt(stack: Any, role: str = "agent", reason: str = "it bleaches") -> dict[str, Any]:
+    code, outcome = stack.post("/api/scope/halt", {"reason": reason}, role)
+    assert code == 200, outcome
+    assert outcome["confirmed"], outcome
+    return dict(outcome)
+
+
+def stop_document(stack: Any, uid: str) -> dict[str, Any]:
+    lines = stack.layout.document_log(uid).read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["name"] == "stop"
+    return dict(last["doc"])
+
+
+@pytest.mark.parametrize(
+    ("plan", "kwargs"),
+    [
+        ("snap", {"camera": "cam_a", "n": 200, "channels": [{"name": "gfp", "exposure_ms": 100}]}),
+        ("acquire_volume", {"slices": 150, "channels": [{"name": "gfp", "exposure_ms": 20}]}),
+    ],
+)
+def test_a_halt_ends_the_running_plan_and_stops_the_queue(stack: Any, plan: str, kwargs: dict[str, Any]) -> None:
+    """R3.11, R5.3: history and stop document say who halted and why, the frames count, the next plan waits."""
+    item = stack.submit(plan, f"halt.{plan}-1", **kwargs)
+    waiting = stack.submit("read_state", f"halt.{plan}-2")
+    uid = running(stack)
+    outcome = halt(stack)
+    assert not outcome["killed"]
+    ended = stack.wait(item)
+    assert ended["result"]["exit_status"] == "failed"
+    assert "halted by agent" in ended["result"]["msg"]
+    stop = stop_document(stack, uid)
+    assert stop["exit_status"] == "fail"
+    assert "halted by agent" in stop["reason"]
+    assert "it bleaches" in stop["reason"]
+    assert "HaltedError" in stop["reason"]
+    _, run = stack.get(f"/api/runs/{uid}")
+    assert run["status"] == "failed"
+    assert run["datasets"][0]["frames_written"] >= 2
+    assert [one["item_uid"] for one in stack.manager().queue_get()["items"]] == [waiting]
+    until(lambda: not stack.manager().status(reload=True)["queue_autostart_enabled"])
+    assert stack.manager().status(reload=True)["manager_state"] == "idle"
+    assert stack.post("/api/scope/rearm", {"resume_queue": True})[0] == 200
+    assert stack.wait(waiting)["result"]["exit_status"] == "completed"
+
+
+def test_a_halt_works_without_the_worker(stack: Any) -> None:
+    """R3.11: killed in the middle of a volume, which the hardware process carries on; reopened, nothing starts by itself."""
+    stack.submit("acquire_volume", "halt.worker-1", slices=150, channels=[{"name": "gfp", "exposure_ms": 20}])
+    running(stack)
+    worker = stack.runtime["pids"]["worker"]
+    psutil.Process(worker).send_signal(signal.SIGKILL)
+    outcome = halt(stack, "observer", "the worker is gone")
+    assert outcome["seconds"] < 0.5
+    lights = stack.hardware().state().lights
+    assert not any(light.on or light.emission for light in lights.values())
+    until(lambda: stack.runtime["pids"]["worker"] not in (None, worker))
+    until(lambda: stack.manager().status(reload=True)["worker_environment_exists"])
+    until(lambda: stack.manager().status(reload=True)["manager_state"] == "idle")
+    code, ready = stack.get("/api/ready")
+    assert code == 503
+    assert any("halted by observer: the worker is gone" in reason for reason in ready["reasons"])
+    assert not stack.manager().status(reload=True)["queue_autostart_enabled"]
+
+
+def test_an_open_door_ends_the_running_plan(stack: Any) -> None:
+    """The plan is told which interlock; closed and rearmed the next one runs."""
+    item = stack.submit("snap", "halt.door-1", camera="cam_a", n=500, channels=[{"name": "gfp", "exposure_ms": 20}])
+    uid = running(stack)
+    stack.hardware().set_value("handle", "1")
+    ended = stack.wait(item)
+    assert "interlock door (door) is open" in ended["result"]["msg"]
+    assert "InterlockError: light is refused" in stop_document(stack, uid)["reason"]
+    scope = stack.get("/api/scope")[1]
+    assert scope["safety"]["interlocks"]["door"]["closed"] is False
+    assert not any(light["state"]["on"] or light["state"]["emission"] for light in scope["lights"].values())
+    code, refused = stack.post("/api/scope/rearm", {})
+    assert (code, refused["code"]) == (409, "interlock_open")
+    stack.hardware().set_value("handle", "0")
+    until(lambda: stack.get("/api/scope")[1]["safety"]["interlocks"]["door"]["closed"])
+    refused_item = stack.run("snap", "halt.door-2", camera="cam_a", channels=[{"name": "gfp"}])
+    assert "must close it and rearm" in refused_item["result"]["msg"]
+    assert stack.post("/api/scope/rearm", {"resume_queue": True})[0] == 200
+    item = stack.run("snap", "halt.door-3", camera="cam_a", channels=[{"name": "gfp"}])
+    assert item["result"]["exit_status"] == "completed"
+
+
+def test_a_running_plan_pauses_for_a_person_and_goes_on(stack: Any) -> None:
+    """R5.2: at its next checkpoint; handed back it ends with all its frames."""
+    item = stack.submit("snap", "halt.person-1", camera="cam_a", n=60, channels=[{"name": "gfp", "exposure_ms": 50}])
+    uid = running(stack)
+    code, answer = stack.post("/api/scope/control", {"mode": "person", "reason": "focusing by hand"})
+    assert (code, answer["problems"]) == (200, [])
+    until(lambda: stack.manager().status(reload=True)["manager_state"] == "paused")
+    stack.hardware().move({"z": 12.0})
+    code, answer = stack.post("/api/scope/control", {"mode": "agents", "reason": "done"})
+    assert (code, answer["problems"]) == (200, [])
+    assert stack.wait(item)["result"]["exit_status"] == "completed"
+    assert stack.get(f"/api/runs/{uid}")[1]["datasets"][0]["frames_written"] == 60
+
+
+def test_the_command_halts_and_rearms(stack: Any) -> None:
+    """R3.11: with the REST server, and without it straight to the hardware."""
+    done = stack.command("halt", "--reason", "a click", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["halted"]["reason"] == "a click"
+    rearmed = stack.command("rearm", "--resume-queue")
+    assert rearmed.returncode == 0, rearmed.stderr
+    http = psutil.Process(stack.runtime["pids"]["http"])
+    http.suspend()
+    try:
+        done = stack.command("halt", "--reason", "no server", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["halted"]["by"] == "terminal"
+    finally:
+        http.resume()
+    assert stack.hardware().safety().halted is not None
+
+
+def test_a_halted_stack_comes_up_halted(stack: Any) -> None:
+    """R5.3: `up` ends well, and nothing starts until somebody rearms."""
+    halt(stack, "operator", "over night")
+    stack.release()
+    assert stack.command("down").returncode == 0
+    assert LatchFile.halt(stack.layout).exists()
+    started = stack.up("--no-wait-catalog")
+    assert started.returncode == 0, started.stderr
+    assert stack.hardware().safety().halted.reason == "over night"
+    assert not stack.manager().status(reload=True)["queue_autostart_enabled"]
+
+
+def test_mode_worker_is_halted_through_the_latch(another_stack: Any) -> None:
+    """R3.11 in ``process: worker``: during a plan, by the file that the worker looks at; rearmed through the worker."""
+    stack = another_stack
+    stack.environ["QUEUESCOPE_MICROMANAGER__PROCESS"] = "worker"
+    started = stack.up("--no-wait-catalog")
+    assert started.returncode == 0, started.stderr
+    item = stack.submit("snap", "halt.inside-1", camera="cam_a", n=200, channels=[{"name": "gfp", "exposure_ms": 50}])
+    uid = running(stack)
+    outcome = halt(stack, "observer", "inside")
+    assert outcome["seconds"] < 1.0  # the exposure in hand holds the only adapter
+    assert "halted by observer" in stack.wait(item)["result"]["msg"]
+    assert "inside" in stop_document(stack, uid)["reason"]
+    code, scope = stack.get("/api/scope")
+    assert (code, scope["safety"]["halted"]["reason"]) == (200, "inside")
+    code, state = stack.post("/api/scope/rearm", {"resume_queue": True})
+    assert (code, state["halted"]) == (200, None), state
+    item = stack.run("snap", "halt.inside-2", camera="cam_a", channels=[{"name": "gfp"}])
+    assert item["result"]["exit_status"] == "completed", item["result"]["msg"]
+    assert stack.get("/api/ready")[0] == 200
