@@ -19,13 +19,11 @@ from ..config import Light, Scope, Switch
 from ._alarms import Alarms
 from ._dose import Account, DoseMeter
 from ._errors import DeviceError, HardwareError, LimitError, ReadbackError, UnknownNameError
-from ._mmcore import Core, same
+from ._light_controls import POWER_TOLERANCE, LightControls
+from ._mmcore import Core
 from ._surface import LightOff, LightState, Verification
 
 log = logging.getLogger("queuescope.hardware")
-
-POWER_TOLERANCE = 0.0005
-"""Allowed difference of a power's readback, as a share of full scale."""
 
 
 OFF_S = 2.0
@@ -35,17 +33,16 @@ AGAIN_S = 1.0
 """A light that could not be closed in time is tried again after this."""
 
 
-class Lights:
+class Lights(LightControls):
     """All lights of the scope, by name."""
 
     def __init__(self, core: Core, scope: Scope, meter: DoseMeter, permit: Callable[[], None] = lambda: None) -> None:
         """``permit`` raises while no light may be on; it is asked before and after a gate is opened."""
-        self._core = core
+        super().__init__(core, scope)
         self.meter = meter
         self._alarms = Alarms()
         self._idle_s = scope.safety.emission_idle_s
         self._permit = permit
-        self._lights = scope.lights
         self._locks = {name: threading.RLock() for name in scope.lights}
 
     def light(self, name: str) -> Light:
@@ -263,19 +260,6 @@ class Lights:
             kind = ReadbackError if isinstance(error, ReadbackError) else DeviceError
             raise kind(f"the gate of {name} may still be OPEN: {error}", **error.fields) from error
 
-    def _power_pct(self, name: str) -> float:
-        power = self._lights[name].power
-        if power == "fixed":
-            return 100.0
-        return 100 * self._core.read_number(name, power.label, power.property) / power.full_scale
-
-    def _set_power(self, name: str, power_pct: float) -> None:
-        power = self._lights[name].power
-        if power == "fixed":
-            return
-        value = power.full_scale * power_pct / 100
-        self._core.write_number(name, power.label, power.property, value, POWER_TOLERANCE * power.full_scale)
-
     def _switch(self, name: str, switch: Switch, on: bool) -> None:
         """Set one switch, wait for its device, read it back; what a gate let through is metered."""
         self._set_switch(name, switch, on)
@@ -284,40 +268,6 @@ class Lights:
             if self.meter.is_open(name):
                 self.meter.closed(name)
                 self._watch_emission(name)
-
-    def _set_switch(self, name: str, switch: Switch, on: bool) -> None:
-        if switch.property is not None:
-            self._core.write_exactly(name, switch.label, switch.property, switch.on if on else switch.off)
-            return
-        self._core.ask(name, self._core.mm.setShutterOpen, switch.label, on)
-        self._core.wait(name, switch.label)
-        if self._is_on(name, switch) != on:
-            wanted, got = ("open", "closed") if on else ("closed", "open")
-            raise ReadbackError(
-                f"{name}: {switch.label} was set {wanted} and reads {got}",
-                thing=name,
-                value=wanted,
-                got=got,
-                limit=0,
-            )
-
-    def _is_on(self, name: str, switch: Switch) -> bool:
-        if switch.property is None:
-            return bool(self._core.ask(name, self._core.mm.getShutterOpen, switch.label))
-        reads = self._core.read(name, switch.label, switch.property)
-        if same(reads, switch.on):
-            return True
-        if same(reads, switch.off):
-            return False
-        raise DeviceError(
-            f"{name}: {switch.label}.{switch.property} reads {reads!r}, which is neither on ({switch.on!r})"
-            f" nor off ({switch.off!r})",
-            thing=name,
-        )
-
-    @staticmethod
-    def _verification(light: Light) -> Verification:
-        return Verification.VERIFIED if light.verify == "refresh" else Verification.ASSUMED
 
 
 def _unanswered(name: str) -> LightOff:
