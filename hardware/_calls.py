@@ -74,9 +74,7 @@ class HardwareCalls(ABC):
     def set_value(self, device: str, value: float | str) -> float | str:
         return self._call("set_value", device, value)
 
-    def set_light(
-        self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None
-    ) -> LightState:
+    def set_light(self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None) -> LightState:
         return self._call("set_light", light, on, power_pct, max_s)
 
     def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:

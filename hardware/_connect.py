@@ -20,6 +20,11 @@ class ConnectedHardware(Hardware, Protocol):
         ...
 
 
+def in_own_process(scope: Scope) -> bool:
+    """Whether MMCore lives in a process of its own, rather than in the RE worker."""
+    return scope.micromanager.process == "own"
+
+
 def connect(scope: Scope, layout: Layout, timeout_s: float = 10.0) -> ConnectedHardware:
     """The microscope of this scope.
 
@@ -39,7 +44,7 @@ def connect(scope: Scope, layout: Layout, timeout_s: float = 10.0) -> ConnectedH
     ConfigurationError
         Where the configuration and the scope file don't fit, or the process found runs another scope.
     """
-    if scope.micromanager.process == "worker":
+    if not in_own_process(scope):
         from ._local import LocalHardware
 
         return LocalHardware.load(scope, layout)

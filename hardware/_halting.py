@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from ..config import Scope
 from ..layout import Layout
 from ._address import address_of
+from ._connect import in_own_process
 from ._errors import HardwareError
 from ._latch import LatchFile, log_safety, report_file
 from ._safety_state import HaltOutcome, HaltReport, Latch
@@ -37,7 +38,7 @@ def halt_hardware(scope: Scope, layout: Layout, reason: str, by: str) -> HaltOut
     began = time.perf_counter()
     file = LatchFile.halt(layout)
     problem = ""
-    if scope.micromanager.process == "own":
+    if in_own_process(scope):
         try:
             report = _ask(scope, layout, reason, by)
             file.write(report.halted)  # where the hardware has a data directory of its own, this one must know as well
@@ -50,11 +51,11 @@ def halt_hardware(scope: Scope, layout: Layout, reason: str, by: str) -> HaltOut
     found = _confirmed(layout, latch)
     if found is not None:
         return HaltOutcome(confirmed=True, detail=_told(found), **found.model_dump())
-    killed = scope.micromanager.process == "own" and _kill(scope, layout)
+    killed = in_own_process(scope) and _kill(scope, layout)
     if killed:
         problem += "it was killed; its successor switches lights off first and stays halted"
     else:
-        where = "RE worker" if scope.micromanager.process == "worker" else "hardware process"
+        where = "hardware process" if in_own_process(scope) else "RE worker"
         problem += (
             f"no {where} confirmed within {CONFIRM_S:g} s: LIGHTS MAY STILL BE ON; one that starts now stays halted"
         )

@@ -248,9 +248,7 @@ class Hardware(Protocol):
         """Write a temperature's setpoint or a property within its limits or choices; return what is read back."""
         ...
 
-    def set_light(
-        self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None
-    ) -> LightState:
+    def set_light(self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None) -> LightState:
         """Open or close a light's gate, at a power inside its limits (None: unchanged when off, the lowest when on).
 
         The gate is closed again after ``max_s`` seconds, whatever becomes of the caller; None: after the light's ``max_on_s``,

@@ -48,7 +48,9 @@ def test_the_mode_is_decided_in_one_module() -> None:
 
     folder = Path(str(room.__file__)).parent
     asking = [
-        path.name for path in sorted(folder.glob("*.py")) if "micromanager.process" in path.read_text(encoding="utf-8")
+        path.name
+        for path in sorted(folder.glob("*.py"))
+        if "scope.micromanager.process" in path.read_text(encoding="utf-8")
     ]
     assert asking == ["_connect.py"]
 
