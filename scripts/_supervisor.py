@@ -293,14 +293,14 @@ class Supervisor:
             try:
                 await asyncio.to_thread(alive)
                 answered = time.monotonic()
+                await asyncio.sleep(BEAT_S)
             except NoAnswer as error:
                 silent_s = time.monotonic() - answered
                 if silent_s > FROZEN_S and child.running:
-                    child.kill(
-                        f"{child.name} has not answered for {silent_s:.0f} s (limit {FROZEN_S:g} s) and was killed: {error}"
-                    )
+                    why = f"has not answered for {silent_s:.0f} s (limit {FROZEN_S:g} s) and was killed"
+                    child.kill(f"{child.name} {why}: {error}")
                     return
-            await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(0.1)
             if time.monotonic() - asked > BEAT_S + FROZEN_S:  # we were frozen ourselves: a suspended machine
                 answered = time.monotonic()
 

@@ -144,6 +144,40 @@ def test_a_part_that_dies_is_started_again_and_its_steps_are_done_again(stand: S
     assert len(done) == 2
 
 
+def test_a_part_that_lives_and_does_not_answer_is_killed_and_started_again(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R0.3: SIGSTOP: no death is seen, no answer comes; one missed answer is none."""
+    monkeypatch.setattr(_supervisor, "BEAT_S", 0.02)
+    monkeypatch.setattr(_supervisor, "FROZEN_S", 0.5)
+    asked: list[int] = []
+
+    def alive() -> None:
+        asked.append(1)
+        try:
+            stopped = psutil.Process(stand.pid("hardware")).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            stopped = True
+        if len(asked) == 2 or stopped:
+            raise NoAnswer("silence")
+
+    hardware = stand.part("hardware", alive=alive)
+    first: list[int] = []
+
+    def freeze() -> None:
+        first.append(stand.pid("hardware") or 0)
+        os.kill(first[0], signal.SIGSTOP)
+
+    stand.hooks["catalog", ""] = freeze
+    code, supervisor = stand.run([hardware], stop_at=("restarted", "hardware"))
+    assert code == 0
+    [died] = [facts["message"] for event, facts in stand.events if event == "died"]
+    assert "hardware has not answered for" in died
+    assert "silence" in died
+    assert supervisor.states["hardware"].restarts == 1
+    assert not psutil.pid_exists(first[0])
+
+
 def test_a_part_that_keeps_dying_is_left_down_and_the_rest_stays(stand: Stand) -> None:
     def kill() -> None:
         os.kill(stand.pid("web") or 0, signal.SIGKILL)

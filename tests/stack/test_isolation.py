@@ -173,7 +173,7 @@ def test_the_hardware_freezes_in_a_run(frail: Any) -> None:
     struck = time.monotonic()
     send(signal.SIGSTOP)(frail)
     stop, _ = ended(frail, uid, 15)
-    back(frail, pid, struck, 10)
+    back(frail, pid, struck, 5 + 10)
     assert_told_and_counted(frail, uid, stop, "the hardware process")
     assert frail.wait(first)["result"]["exit_status"] == "failed"
     assert frail.run("snap", "isolation.frozen-2")["result"]["exit_status"] == "completed"
