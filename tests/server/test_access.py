@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 from queuescope.hardware import LatchFile
 
+NEED_HARDWARE = ("/api/ready", "/api/scope", "/api/scope/rearm", "/api/scope/arm")
 ROLES = ("observer", "agent", "operator", "admin")
 ALL = set(ROLES)
 NOT_OBSERVER = {"agent", "operator", "admin"}
@@ -177,12 +178,7 @@ def test_each_role_gets_its_routes_and_no_other(guarded: Any, route: str) -> Non
         before = len(queue.methods)
         reply = _call(server[role], route)
         if role in EXPECTED[route]:
-            assert reply.status_code < 500 or route.split(" ")[1] in (
-                "/api/ready",
-                "/api/scope",
-                "/api/scope/rearm",
-                "/api/scope/arm",
-            ), reply.text
+            assert reply.status_code < 500 or route.split(" ")[1] in NEED_HARDWARE, reply.text
             assert reply.status_code not in (401, 403) or _refused_for_its_items(role, route, reply), reply.text
         else:
             assert reply.status_code == 403
