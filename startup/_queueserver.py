@@ -249,7 +249,7 @@ class ScopeManager(RunEngineManager):
             if name not in allowed:
                 known = ", ".join(sorted(allowed)) or "none: the environment is not open"
                 raise RuntimeError(f"there is no plan {name!r} for the group {user_group!r}; there are: {known}")
-            template = self._templates.get(name)
+            template = self._templates.get(str(name))
             if template is not None:
                 if item.get("args"):
                     raise RuntimeError(f"plan {template.name!r} refused: give parameters by name (kwargs), not in args")
