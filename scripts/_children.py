@@ -119,6 +119,9 @@ async def spawn(service: Service) -> Child:
                 os._exit(1)  # the supervisor died in between
         if service.nice:
             os.nice(service.nice)
+            # Linux shares CPU time between sessions first, then within each
+            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as priority:
+                priority.write(str(service.nice))
 
     descriptor = os.open(service.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

@@ -161,7 +161,7 @@ def follow(lines: IO[str], log: IO[str]) -> None:
             name = re.split(r"[^A-Za-z0-9_.]", Path(rest.split()[0]).name)[0]
             text = f"  {packages} packages found, now {name}"
         elif word == "Installing" and rest.startswith("collected"):
-            text = f"  unpacking {max(packages, 1)} packages"
+            text = f"  unpacking {packages} packages" if packages > 1 else "  unpacking the build tool"
         else:
             continue
         if terminal:

@@ -27,8 +27,6 @@ class Outcome:
     """queueserver's word: ``completed failed stopped aborted halted unknown``, or ``removed`` from the queue."""
     run_uids: list[str] = field(default_factory=list)
     message: str = ""
-    result: Any = None
-    """What the plan returned, where the server keeps it."""
 
     @property
     def succeeded(self) -> bool:
@@ -98,7 +96,7 @@ def follow(rest: Rest, item_uid: str, key: str, progress: Callable[[Progress], N
         status = rest.get("/api/status")
         if status["plan_history_uid"] != history_uid:
             history_uid = status["plan_history_uid"]
-            if (outcome := find_outcome(rest, item_uid, key)) is not None:
+            if (outcome := _outcome(rest, item_uid, key)) is not None:
                 if outcome.run_uids:
                     _count(rest, now, outcome.run_uids[-1])
                     progress(now)
@@ -110,7 +108,7 @@ def follow(rest: Rest, item_uid: str, key: str, progress: Callable[[Progress], N
                 _count(rest, now, runs[-1]["uid"])
         elif now.waiting and not _in_queue(rest, item_uid):
             # it ended between the two questions, or never ran
-            outcome = find_outcome(rest, item_uid, key)
+            outcome = _outcome(rest, item_uid, key)
             return outcome or Outcome(key, item_uid, "removed", message="somebody removed it from the queue")
         progress(now)
         time.sleep(_INTERVAL_S)
@@ -132,19 +130,17 @@ def _in_queue(rest: Rest, item_uid: str) -> bool:
     return any(item.get("item_uid") == item_uid for item in items)
 
 
-def find_outcome(rest: Rest, item_uid: str | None, key: str) -> Outcome | None:
-    """The latest entry of the history with this item UID, or with this key where no item UID is given."""
+def _outcome(rest: Rest, item_uid: str, key: str) -> Outcome | None:
+    """How the item ended, where it is in the history."""
     for item in reversed(rest.get("/api/history/get")["items"]):
-        found_key = (item.get("meta") or {}).get("op_key") if isinstance(item.get("meta"), dict) else None
-        if item["item_uid"] == item_uid or (item_uid is None and found_key == key):
+        if item["item_uid"] == item_uid:
             result = item.get("result") or {}
             return Outcome(
-                key=found_key or key,
-                item_uid=item["item_uid"],
+                key=key,
+                item_uid=item_uid,
                 exit_status=result.get("exit_status", "unknown"),
                 run_uids=list(result.get("run_uids") or []),
                 message=result.get("msg") or "",
-                result=result.get("return_value"),
             )
     return None
 

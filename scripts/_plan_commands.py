@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.pretty import Pretty
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ..layout import Layout
+from ..ledger import Ledger
 from . import _operation
 from ._operation import Outcome
 from ._rest import Rest, RestError
@@ -59,18 +61,28 @@ def _signature(parameter: dict[str, Any]) -> str:
 
 
 def _print_plan(name: str, plan: dict[str, Any]) -> None:
-    show.print(f"[bold]{name}[/]\n{escape(str(plan.get('description') or ''))}\n")
-    table = Table("parameter", "type", "default", "limits", "meaning", box=None, pad_edge=False)
-    for parameter in plan.get("parameters", []):
-        limits = [f"{parameter[bound]}" if bound in parameter else "" for bound in ("min", "max")]
-        table.add_row(
-            parameter["name"],
-            escape(_type(parameter)),
-            escape(str(parameter.get("default", "required"))),
-            f"{limits[0]} … {limits[1]}" if any(limits) else "",
-            escape(" ".join(str(parameter.get("description") or "").split())),
-        )
-    show.print(table, soft_wrap=False)
+    show.print(f"[bold]{name}[/]  {escape(str(plan.get('description') or ''))}")
+    parameters = plan.get("parameters", [])
+    width = max((len(parameter["name"]) for parameter in parameters), default=0)
+    for parameter in parameters:
+        words = [_type(parameter)]
+        if "min" in parameter or "max" in parameter:
+            words.append(f"{parameter.get('min', '')} … {parameter.get('max', '')}")
+        default = str(parameter.get("default")).replace("None", "null")
+        words.append(f"default {default}" if "default" in parameter else "required")
+        show.print(f"  [bold]{parameter['name']:<{width}}[/]  {escape(', '.join(words))}")
+        if description := " ".join(str(parameter.get("description") or "").split()):
+            show.print(f"  {'':<{width}}  [dim]{escape(description)}[/]")
+
+
+_PLAIN = (
+    (r"typing\.", ""),
+    (r"List\[Any\]", "list"),
+    (r"Dict\[str, Any\]", "object"),
+    (r"Union\[(.*), None\]$", r"\1 or null"),
+    (r"Union\[(.*), (.*)\]$", r"\1 or \2"),
+)
+"""Python's words for types, and ours."""
 
 
 def _type(parameter: dict[str, Any]) -> str:
@@ -79,7 +91,9 @@ def _type(parameter: dict[str, Any]) -> str:
     for kind in ("enums", "devices", "plans"):
         for choice, values in annotation.get(kind, {}).items():
             words = words.replace(choice, " | ".join(map(str, values)))
-    return words.replace("typing.", "")
+    for pattern, plain in _PLAIN:
+        words = re.sub(pattern, plain, words)
+    return words
 
 
 def run(
@@ -104,13 +118,15 @@ def run(
         runs = [rest.get(f"/api/runs/{uid}") for uid in outcome.run_uids]
     except RestError as error:
         fail(f"{plan} {outcome.exit_status} (runs {', '.join(outcome.run_uids)}), but: {error}")
+    execution = Ledger(layout.ledger_db).by_item(outcome.item_uid)
+    result = execution.result if execution is not None else None
     if as_json:
-        print_json({**vars(outcome), "runs": runs, "seconds": seconds})
+        print_json({**vars(outcome), "result": result, "runs": runs, "seconds": seconds})
     else:
         for found in runs:
             print_run(found)
-        if outcome.result is not None:
-            show.print(f"result      {escape(str(outcome.result))}")
+        if result is not None:
+            show.print("[bold]result[/]", Pretty(result), soft_wrap=False)
     if not outcome.succeeded:
         fail(f"{plan} {outcome.exit_status}: {outcome.message}".rstrip(": "))
     say.print(f"[bold green]completed[/] in {seconds:.1f} s")
@@ -127,8 +143,8 @@ def submit_and_follow(rest: Rest, plan: str, kwargs: dict[str, Any], key: str) -
         task = bars.add_task(plan, total=None)
 
         def progress(now: _operation.Progress) -> None:
-            words = f"{plan}: waiting in the queue" if now.waiting else f"{plan}: frames on disk"
-            bars.update(task, description=words, completed=now.done, total=now.total or None)
+            words = "waiting in the queue" if now.waiting else "frames on disk" if now.total else "running"
+            bars.update(task, description=f"{plan}: {words}", completed=now.done, total=now.total or None)
 
         try:
             return _operation.follow(rest, item_uid, key, progress)
@@ -152,18 +168,22 @@ def show_run(
     layout = Layout(data)
     rest = Rest.of(layout, running(layout))
     try:
-        outcome = _operation.find_outcome(rest, None, uid_or_key)
-        uids = [uid_or_key] if outcome is None else outcome.run_uids
+        execution = Ledger(layout.ledger_db).by_key(uid_or_key)
+        uids = [uid_or_key] if execution is None else execution.run_uids
         runs = [rest.get(f"/api/runs/{uid}") for uid in uids]
     except RestError as error:
         fail(str(error))
     if as_json:
-        print_json(runs[0] if outcome is None else {**vars(outcome), "runs": runs})
+        print_json(runs[0] if execution is None else {**vars(execution), "runs": runs})
         return
-    if outcome is not None:
-        show.print(f"key         {outcome.key}\noutcome     {outcome.exit_status} {escape(outcome.message)}".rstrip())
+    if execution is not None:
+        show.print(f"operation   [bold]{escape(uid_or_key)}[/]  {execution.plan} {execution.state}")
+        if execution.error:
+            show.print(f"error       {escape(execution.error)}")
     for found in runs:
         print_run(found)
+    if execution is not None and execution.result is not None:
+        show.print("[bold]result[/]", Pretty(execution.result), soft_wrap=False)
 
 
 def print_run(found: dict[str, Any]) -> None:

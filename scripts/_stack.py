@@ -98,8 +98,8 @@ def parts(scope: Scope, layout: Layout, ports: Ports) -> list[Part]:
         Part("ready", lambda: _ready(address["http"], key, layout), after=("environment", "http"), deadline_s=30)
     )
 
-    tiled = service("tiled", "queuescope.tiled_config.tiled_server", nice=5)
-    courier = service("courier", "queuescope.tiled_config", nice=5)
+    tiled = service("tiled", "queuescope.tiled_config.tiled_server", nice=3)
+    courier = service("courier", "queuescope.tiled_config", nice=3)
     found.append(Part("tiled", _tiled_answers(address["tiled"]), tiled, deadline_s=180, catalog=True))
     found.append(Part("courier", lambda: None, courier, catalog=True))
     return found

@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from ..layout import Layout
+from ..layout import Layout, process_arguments
 from ._children import StartError
 
 SYNC = "everysec"
@@ -64,3 +64,9 @@ def command(layout: Layout) -> tuple[str, ...]:
 def _quoted(path: Path) -> str:
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
+
+
+if __name__ == "__main__":  # python -m queuescope.scripts._valkey --data DIR: in the foreground, for debugging
+    _, here = process_arguments("The queue store alone.")
+    here.create()
+    os.execv(str(binary()), command(here))

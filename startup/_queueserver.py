@@ -245,7 +245,7 @@ class ScopeManager(RunEngineManager):
         if item_type == "plan":
             if user_group == "agent" and self._scope.agents.require_key and op_key(item) is None:
                 raise RuntimeError("key_missing: an agent's plan needs an operation key in meta.op_key")
-            name, allowed = item.get("name"), self._allowed_plans.get(user_group, {})
+            name, allowed = str(item.get("name")), self._allowed_plans.get(user_group, {})
             if name not in allowed:
                 known = ", ".join(sorted(allowed)) or "none: the environment is not open"
                 raise RuntimeError(f"there is no plan {name!r} for the group {user_group!r}; there are: {known}")

@@ -39,6 +39,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     courier.run()
+    signal.setitimer(
+        signal.ITIMER_REAL, 0
+    )  # Python gives signals their defaults back while it ends: it would be killed
     lock.close()
 
 

@@ -139,6 +139,13 @@ def test_a_killed_process_ends_calls_at_once(
     hardware.close()
 
 
+def wait_stopped(pid: int) -> None:
+    """Until each of its threads has seen the SIGSTOP: one that still runs could answer."""
+    threads = Path(f"/proc/{pid}/task")
+    while any((t / "stat").read_text().rpartition(")")[2].split()[0] != "T" for t in threads.iterdir()):
+        time.sleep(0.001)
+
+
 def test_a_frozen_process_gives_a_timeout(tmp_path: Path, make_scope: MakeScope, start_process: Start) -> None:
     """R0.3: each call has a deadline of its own; afterwards the connection is in step again."""
     scope = make_scope(tmp_path, "own", scope=[("call_timeout_s: 10", "call_timeout_s: 0.5")])
@@ -146,6 +153,7 @@ def test_a_frozen_process_gives_a_timeout(tmp_path: Path, make_scope: MakeScope,
     process = start_process(scope.path, layout.data).started()
     hardware = connect(scope, layout, timeout_s=10)
     process.signal(signal.SIGSTOP)
+    wait_stopped(process.pid)
     with pytest.raises(HardwareTimeout, match=r"value got no reply .* within 2\.5 s") as caught:
         hardware.value("chamber")
     assert caught.value.fields == {"thing": "value", "limit": 2.5}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,23 +184,23 @@ def test_more_frames_than_the_disk_holds_are_refused(local: Any, new_plan: Plan,
     assert list((tmp_path / "data" / "volumes").iterdir()) == []
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[], None]]:
-    """Calling it makes the system refuse files above 1 kB; a full disk fails the same calls."""
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Inside it the system refuses files above 1 kB, as a full disk does; pytest's own output too, so it is left early."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_refuses_fails_the_frame(
-    local: Any, new_plan: Plan, lit: FrameSettings, small_files: Callable[[], None]
-) -> None:
+def test_a_disk_that_refuses_fails_the_frame(local: Any, new_plan: Plan, lit: FrameSettings) -> None:
     """R3.12: the error names the path and the good frames; no half-written chunk keeps a name."""
     state = local.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=4)))
     local.record_frame(state.recording, {"cam_a": lit})
-    small_files()
-    with pytest.raises(RecordingError, match="1 of 4 frames of cam_a") as caught:
+    with small_files(), pytest.raises(RecordingError, match="1 of 4 frames of cam_a") as caught:
         local.record_frame(state.recording, {"cam_a": lit})
     assert state.datasets["cam_a"].path in str(caught.value)
     state = local.recording(state.recording)
@@ -209,7 +210,7 @@ def test_a_disk_that_refuses_fails_the_frame(
 
 
 def test_a_disk_that_fills_up_ends_the_volume(
-    local: Any, new_plan: Plan, view: View, follow: Callable[..., RecordingState], small_files: Callable[[], None]
+    local: Any, new_plan: Plan, view: View, follow: Callable[..., RecordingState]
 ) -> None:
     """R3.12: acquisition stops, lights are off, axes are back, what is on disk reads back."""
     before = local.move({"piezo_a": 3.0, "galvo_a.y": 0.3})
@@ -217,8 +218,8 @@ def test_a_disk_that_fills_up_ends_the_volume(
     state = local.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 150),)))
     while state.datasets["cam_a"].frames_written < 3:
         state = local.recording(state.recording, seen=state.version, wait_s=20)
-    small_files()
-    state = follow(local, state)
+    with small_files():
+        state = follow(local, state)
     written = state.datasets["cam_a"].frames_written
     assert state.phase == "failed"
     assert 3 <= written < 150

@@ -75,6 +75,7 @@ def test_plans_shows_parameters_and_limits(stack_no_catalog: Any) -> None:
 
 
 def test_run_follows_a_plan_and_show_finds_it_by_uid_and_by_key(stack_no_catalog: Any) -> None:
+    """R3.13 the plan's result is returned too."""
     stack = stack_no_catalog
     words = ("run", "snap", "camera=overview", "n=2", "--key", "cli-test-1", "--json")
     found = facts(stack.command(*words))
@@ -86,6 +87,7 @@ def test_run_follows_a_plan_and_show_finds_it_by_uid_and_by_key(stack_no_catalog
     assert facts(stack.command("show", run["uid"], "--json"))["uid"] == run["uid"]
     by_key = facts(stack.command("show", "cli-test-1", "--json"))
     assert by_key["run_uids"] == [run["uid"]]
+    assert by_key["result"] == found["result"] == {"run_uid": run["uid"], "datasets": {"overview": 2}}
     shown = stack.command("show", run["uid"]).stdout
     assert "2 frames, 2 × 1024 × 1024" in shown
     missing = stack.command("show", "no-such-run-or-key")

@@ -109,6 +109,9 @@ def test_a_dead_worker_is_a_reason(ready: Any) -> None:
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    while any((t / "stat").read_text().rpartition(")")[2].split()[0] != "T" for t in threads.iterdir()):
+        time.sleep(0.001)  # a thread that still runs could answer
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """The stock clients drive the whole stack unchanged: `qserver`, bluesky-queueserver-api over 0MQ and HTTP, Tiled, databroker."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -128,18 +129,41 @@ def test_an_agent_acquires_and_reads_by_uid(stack: Any, agent: HttpAPI, closing:
         assert checksums(frames) == taken(stack, run_uid, camera)
 
 
+READERS = """
+import hashlib, json, os, sys
+from databroker import Broker
+from tiled.client import from_uri
+url, run_uid = sys.argv[1:]
+client = from_uri(url, api_key=os.environ["KEY"])
+plain = client[run_uid]["primary"]["overview"].read()
+header = Broker(client)[run_uid]
+digest = lambda frames: [hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames]
+print(json.dumps([digest(plain), digest(header.data("overview")), header.start["plan_name"]]))
+"""
+"""In a process of its own: databroker changes how every Tiled client of its process reads runs."""
+
+
 def test_plain_tiled_and_databroker_read_the_run(stack: Any, zmq_api: ZmqAPI, closing: Any) -> None:
-    from databroker import Broker
-    from tiled.client import from_uri
+    import queuescope
 
     item = run_plan(zmq_api, plan("snap", "clients.snap-1", camera="overview", n=2))
     (run_uid,) = item["result"]["run_uids"]
-    client = closing(from_uri(stack.runtime["tiled"], api_key=stack.layout.key("observer")))
-    until(lambda: run_uid in client and "stop" in client[run_uid].metadata, "the run is in the catalog")
-    assert checksums(client[run_uid]["primary"]["overview"].read()) == taken(stack, run_uid, "overview")
-    header = Broker(client)[run_uid]
-    assert header.start["plan_name"] == "snap"
-    assert checksums(header.data("overview")) == taken(stack, run_uid, "overview")
+    catalog = closing(queuescope.catalog(stack.layout.data))
+    until(lambda: run_uid in catalog and "stop" in catalog[run_uid].metadata, "the run is in the catalog")
+    environment = {**stack.environ, "KEY": stack.key("observer")}
+    read = subprocess.run(
+        [sys.executable, "-c", READERS, stack.tiled, run_uid],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=90,
+    )
+    assert read.returncode == 0, read.stderr
+    plain, broker, plan_name = json.loads(read.stdout.splitlines()[-1])
+    frames = catalog[run_uid]["primary"]["overview"].read()
+    assert checksums(frames) == taken(stack, run_uid, "overview")
+    assert plain == broker == [hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames]
+    assert plan_name == "snap"
 
 
 @pytest.mark.parametrize("over", ["zmq_api", "operator"])
@@ -260,7 +284,7 @@ def test_qserver_drives_it(stack: Any, zmq_api: ZmqAPI) -> None:
     until(lambda: zmq_api.status(reload=True)["manager_state"] == "paused", "it is paused")
     qserver("re", "resume")
     until(lambda: zmq_api.status(reload=True)["manager_state"] == "idle", "it ended")
-    assert "clients.qserver-1" in qserver("history", "get")
+    assert "'exit_status': " in qserver("history", "get")
     execution = Ledger(stack.layout.ledger_db).by_key("clients.qserver-1")
     assert execution is not None
     assert execution.state == "succeeded"
