@@ -224,7 +224,7 @@ class Property(_Device):
 
 Device = Annotated[
     Stage | XYStage | Galvo | Camera | State | ConfigGroup | ObjectiveTurret | Temperature | Property,
-    Field(discriminator="kind")
+    Field(discriminator="kind"),
 ]
 
 

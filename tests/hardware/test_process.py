@@ -187,7 +187,7 @@ def test_changing_the_mode_while_running_is_refused(
         start_process(first.path, layout.data).started()
     hardware = connect(first, layout, timeout_s=10)
     if asked == "worker":
-        with pytest.raises(ConfigurationError, match="restart required: micromanager.process is now `worker`"):
+        with pytest.raises(ConfigurationError, match=r"restart required: micromanager\.process is now `worker`"):
             connect(second, layout)
     else:
         event = start_process(second.path, layout.data).event()

@@ -165,7 +165,9 @@ def test_commands_without_a_stack_say_so(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
-@pytest.mark.parametrize("name", ["up", "down", "status", "ready", "plans", "run", "show", "demo", "init", "doctor", "bench"])
+@pytest.mark.parametrize(
+    "name", ["up", "down", "status", "ready", "plans", "run", "show", "demo", "init", "doctor", "bench"]
+)
 def test_every_command_has_a_help_text(name: str) -> None:
     command = [sys.executable, "-m", "queuescope.scripts", name, "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
