@@ -126,10 +126,12 @@ def _environment(status: dict[str, Any], context: Context) -> Component:
         return Component(ok=False, detail=f"the RE worker's environment {changing}")
     if not status.get("worker_environment_exists"):
         return Component(ok=False, detail="the RE worker's environment is not open: open it")
-    worker = ((context.layout.runtime() or {}).get("pids") or {}).get("worker")
-    if worker is not None and not _alive(worker):  # the queue server itself never notices
+    pids = (context.layout.runtime() or {}).get("pids") or {}  # without a supervisor nobody knows the worker's pid
+    if "worker" in pids and pids["worker"] is None:
+        return Component(ok=False, detail="the RE worker died: its environment is being opened again")
+    if "worker" in pids and not _alive(pids["worker"]):  # the queue server itself never notices
         return Component(
-            ok=False, detail=f"the RE worker (pid {worker}) died: destroy the environment and open it again"
+            ok=False, detail=f"the RE worker (pid {pids['worker']}) died: destroy the environment and open it again"
         )
     return Component(ok=True, detail=str(status.get("worker_environment_state")))
 

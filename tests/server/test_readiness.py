@@ -102,6 +102,8 @@ def test_a_dead_worker_is_a_reason(ready: Any) -> None:
     finally:
         dead.wait()
     assert f"pid {dead.pid}) died" in not_ready(ready, "environment")
+    ready.layout.runtime_json.write_text(json.dumps({"pids": {"worker": None}}))
+    assert "died" in not_ready(ready, "environment")
     ready.layout.runtime_json.write_text(json.dumps({"pids": {"worker": os.getpid()}}))
     assert ready_within_patience(ready)["components"]["environment"]["ok"] is True
 
