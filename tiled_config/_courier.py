@@ -20,7 +20,7 @@ import watchfiles
 from tiled.client.utils import ClientError
 
 from ._delivery import Delivery
-from ._documents import DocumentLog, DocumentLogError, close_orphan, is_complete
+from ._documents import DocumentLog, DocumentLogError, abandoned, close_orphan, is_complete
 
 logger = logging.getLogger("queuescope.courier")
 
@@ -62,6 +62,8 @@ class Courier:
         """Runs that have an entry in the catalog, finished or not."""
         self._closed: set[str] = set()
         """Logs known to end with a stop document, or to be past mending."""
+        self._abandoned: dict[str, dict[str, int | None]] = {}
+        """Frames of the runs whose log nobody held at the last look."""
         self._ignored: set[str] = set()
         """Files in the folder that are no run's log."""
         self._inbox: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
@@ -107,11 +109,21 @@ class Courier:
         for run_uid in self._runs.keys() - self._closed:
             log = self._runs[run_uid].log
             try:
-                if is_complete(log) or close_orphan(log) is not None:
+                if is_complete(log) or (self._settled(run_uid) and close_orphan(log) is not None):
                     self._closed.add(run_uid)
             except (ValueError, KeyError, TypeError, OSError) as error:
                 logger.error("run %s: its log can't be closed: %r", run_uid, error)
                 self._closed.add(run_uid)
+
+    def _settled(self, run_uid: str) -> bool:
+        """Nobody holds the run's log, and no frame came since the last look: the hardware ends a volume a moment after
+        the worker that steered it died, and the stop document must count its last frames.
+        """
+        before = self._abandoned.pop(run_uid, None)
+        now = abandoned(self._runs[run_uid].log)
+        if now is not None:
+            self._abandoned[run_uid] = now
+        return now is not None and now == before
 
     def _notice(self, run_uid: str) -> None:
         """Take a log into the list of runs to deliver, once it has a start document."""

@@ -77,6 +77,20 @@ def is_complete(path: Path) -> bool:
     return isinstance(record, dict) and record.get("name") == "stop"
 
 
+def abandoned(path: Path) -> dict[str, int | None] | None:
+    """Frames on disk, by dataset, of a run whose log nobody holds; None where somebody does."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return {
+            document["data_key"]: frames_on_disk(_volume(document["uri"]))
+            for name, document in DocumentLog(path)
+            if name == "stream_resource"
+        }
+
+
 def close_orphan(path: Path) -> Document | None:
     """Append a stop document to a log that nobody writes any more; return it, or None where there is nothing to close.
 

@@ -174,10 +174,12 @@ def test_halt_during_a_frame(scope_hardware: Callable[..., ConnectedHardware]) -
     outcome: list[Any] = []
 
     def snap() -> None:
-        try:
-            outcome.append(hardware.snap("cam_a", FrameSettings(exposure_ms=600, light="l488", power_pct=2)))
-        except HardwareError as error:
-            outcome.append(error)
+        """Frame after frame until one is refused: halt falls into one of them."""
+        while not outcome:
+            try:
+                hardware.snap("cam_a", FrameSettings(exposure_ms=600, light="l488", power_pct=2))
+            except HardwareError as error:
+                outcome.append(error)
 
     thread = threading.Thread(target=snap)
     thread.start()
@@ -186,6 +188,7 @@ def test_halt_during_a_frame(scope_hardware: Callable[..., ConnectedHardware]) -
     assert not report.killed
     assert all(step.done for step in report.steps)
     thread.join(10)
+    assert isinstance(outcome[0], HaltedError)
     assert dark(hardware)
     with pytest.raises(HaltedError):
         hardware.snap("cam_a", FrameSettings())

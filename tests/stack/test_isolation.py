@@ -53,8 +53,8 @@ def running(stack: Any, frames: int) -> str:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for log in stack.layout.documents.glob("*.jsonl"):
-            documents = [json.loads(line) for line in log.read_text().splitlines()]
-            if documents[-1]["name"] != "stop":
+            written = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            if written and json.loads(written[-1])["name"] != "stop":
                 counts = [frames_on_disk(volume) for volume in stack.layout.volumes.glob(f"{log.stem}_*.ome.zarr")]
                 if counts and min(count or 0 for count in counts) >= frames:
                     return log.stem
