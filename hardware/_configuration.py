@@ -100,10 +100,7 @@ def load_configuration(core: Core, scope: Scope, adapters: Adapters) -> None:
         if len(kept) == len(lines):
             core.ask("configuration", core.mm.loadSystemConfiguration, str(path))
         else:
-            with tempfile.TemporaryDirectory(prefix="queuescope-") as folder:
-                filtered = Path(folder) / path.name
-                filtered.write_text("\n".join(kept) + "\n", encoding="utf-8", errors="surrogateescape")
-                core.ask("configuration", core.mm.loadSystemConfiguration, str(filtered))
+            _load_lines(core, path.name, kept)
     except DeviceError as error:
         raise ConfigurationError(
             f"Micro-Manager could not load {path} with the adapters in {adapters.folder}: {error.__cause__}: check that each"
@@ -125,10 +122,7 @@ def load_first(core: Core, scope: Scope, adapters: Adapters) -> None:
     path = scope.config_path
     try:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        with tempfile.TemporaryDirectory(prefix="queuescope-") as folder:
-            part = Path(folder) / path.name
-            part.write_text("\n".join(first_lines(lines, scope)) + "\n", encoding="utf-8", errors="surrogateescape")
-            core.ask("configuration", core.mm.loadSystemConfiguration, str(part))
+        _load_lines(core, path.name, first_lines(lines, scope))
     except (OSError, DeviceError) as error:
         raise ConfigurationError(
             f"after a process that died, the hubs and lights of {path} could not be loaded alone: {error}: is the light"
@@ -137,6 +131,14 @@ def load_first(core: Core, scope: Scope, adapters: Adapters) -> None:
             value=str(path),
             looked=list(adapters.looked),
         ) from error
+
+
+def _load_lines(core: Core, name: str, lines: list[str]) -> None:
+    """Load these lines of a configuration: MMCore reads files only."""
+    with tempfile.TemporaryDirectory(prefix="queuescope-") as folder:
+        part = Path(folder) / name
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
+        core.ask("configuration", core.mm.loadSystemConfiguration, str(part))
 
 
 def _check_adapters(core: Core, lines: list[str], path: Path, adapters: Adapters) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model
 
-from ..config import Light, Scope
+from ..config import Scope
 
 MAX_FRAMES = 100_000
 """Most frames of one camera in one run."""
@@ -91,17 +91,13 @@ def choice(options: list[str] | tuple[str, ...], doc: str) -> Any:
     return Annotated[Literal[tuple(options)], Field(description=doc)]
 
 
-def light_power(light: Light) -> tuple[float, float]:
-    return light.limits_pct
-
-
 def channel_field(scope: Scope) -> Any:
     """``channels``: at most one ``{name, exposure_ms?, power_pct?}`` a run, each bounded by its own light and cameras."""
     exposures = [camera.exposure_ms for camera in scope.of_kind("camera").values()] or [(0.0, 0.0)]
     shortest, longest = max(low for low, _ in exposures), min(high for _, high in exposures)
     entries = []
     for name, channel in scope.channels.items():
-        low, high = light_power(scope.lights[channel.light])
+        low, high = scope.lights[channel.light].limits_pct
         entries.append(
             create_model(
                 f"channel_{name}",
