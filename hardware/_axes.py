@@ -153,13 +153,14 @@ class Axes:
             found.update(zip((axis.name for axis in drive.axes), drive.read(), strict=True))
         return {axis.name: found[axis.name] for axis in wanted}
 
-    def glance(self, device: str) -> dict[str, float] | None:
-        """Positions of a device's axes if nobody moves it now, else None."""
+    def glance(self, device: str, tell: Callable[[str, float], object]) -> None:
+        """Tell the positions of a device's axes if nobody moves it now; it can't move before they are told."""
         drive = self._drives[device]
         if not drive.lock.acquire(blocking=False):
-            return None
+            return
         try:
-            return dict(zip((axis.name for axis in drive.axes), drive.read(), strict=True))
+            for axis, position in zip(drive.axes, drive.read(), strict=True):
+                tell(axis.name, position)
         finally:
             drive.lock.release()
 

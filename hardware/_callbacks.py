@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,9 @@ from ._mmcore import Core
 log = logging.getLogger("queuescope.hardware")
 
 LOOK_EVERY_S = 0.2
+
+ECHOES = 100
+"""So many of our own moves may be ahead of the adapter's callbacks about them."""
 
 
 class Callbacks:
@@ -35,6 +40,8 @@ class Callbacks:
         """Drives whose adapter has told no position yet."""
         self._moved: set[str] = set()
         """Drives whose adapter told one since it was looked at: the last one told may have been on the way."""
+        self._echoes: dict[str, deque[float]] = {axis: deque(maxlen=ECHOES) for axis in axes.by_name}
+        """Positions read back after our own moves that the adapter has yet to tell."""
         for axis, position in axes.read_all()[0].items():
             events.known("position", axis, position)
         self._closing = threading.Event()
@@ -49,6 +56,11 @@ class Callbacks:
         self._events.listened.set()
         self._events.close()
 
+    def read_back(self, axis: str, position: float) -> None:
+        """Publish where a move of ours ended. The adapter may tell the same again, after the next move: that is old then."""
+        if self._events.publish("position", axis, position):
+            self._echoes[axis].append(position)
+
     # ------------------------------------------------------------------ from MMCore
 
     def stage(self, label: str, *found: float) -> None:
@@ -59,7 +71,18 @@ class Callbacks:
             self._moved.add(name)
             axes = [axis for axis in self._axes.by_name.values() if axis.device == name]
             for axis, one in zip(axes, found, strict=False):
-                self._events.publish("position", axis.name, float(one) / MICROMETRES[axis.units] + 0.0)
+                position = float(one) / MICROMETRES[axis.units] + 0.0
+                if not self._is_echo(axis.name, position):
+                    self._events.publish("position", axis.name, position)
+
+    def _is_echo(self, axis: str, position: float) -> bool:
+        """Whether this was published when it was read back. MMCore tells in order: what it left out before it never comes."""
+        echoes = self._echoes[axis]
+        if position not in echoes:
+            return False
+        while echoes.popleft() != position:
+            pass
+        return True
 
     def property(self, label: str, name: str, value: str) -> None:
         for translate in self._names.get((label, name), ()):
@@ -83,8 +106,7 @@ class Callbacks:
             for name in sorted(self._silent | self._moved):
                 self._moved.discard(name)
                 try:
-                    for axis, position in (self._axes.glance(name) or {}).items():
-                        self._events.publish("position", axis, position)
+                    self._axes.glance(name, functools.partial(self._events.publish, "position"))
                 except HardwareError as error:
                     log.debug("%s", error)
                 except Exception:
@@ -92,7 +114,7 @@ class Callbacks:
                         log.exception("looking at %s failed", name)
 
 
-Translate = Callable[[str, Events], None]
+Translate = Callable[[str, Events], object]
 
 
 def _names(core: Core, scope: Scope) -> dict[tuple[str, str | None], list[Translate]]:

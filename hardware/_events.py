@@ -38,15 +38,19 @@ class Events:
         self.listened = threading.Event()
         """Set by the first who listens."""
 
-    def publish(self, kind: EventKind, name: str, value: float | str | bool) -> None:
-        """Tell everybody, unless the last event of this thing had the same value: an adapter and we may both tell it."""
+    def publish(self, kind: EventKind, name: str, value: float | str | bool) -> bool:
+        """Tell everybody, unless the last event of this thing had the same value: an adapter and we may both tell it.
+
+        Returns whether it was told.
+        """
         with self._changed:
             if self._last.get((kind, name)) == value:
-                return
+                return False
             self._last[kind, name] = value
             self._number += 1
             self._ring.append(HardwareEvent(number=self._number, time=time.time(), kind=kind, name=name, value=value))
             self._changed.notify_all()
+            return True
 
     def known(self, kind: EventKind, name: str, value: float | str | bool) -> None:
         """How things stand already: no event."""

@@ -414,7 +414,10 @@ class Microscope:
     def _told(self, kind: EventKind, readbacks: dict[str, Told]) -> dict[str, Told]:
         """What we did ourselves is an event too; many adapters don't tell it."""
         for name, value in readbacks.items():
-            self._events.publish(kind, name, value)
+            if kind == "position":
+                self._callbacks.read_back(name, float(value))
+            else:
+                self._events.publish(kind, name, value)
         return readbacks
 
     def _alive(self) -> None:

@@ -184,6 +184,34 @@ def test_a_silent_axis_is_looked_at(local: Any) -> None:
     assert [event.value for event in events if event.name == "galvo_a.x"].count(1.25) == 1
 
 
+def test_a_callback_that_comes_late_is_no_event(local: Any) -> None:
+    """R0.6: MMCore tells from a thread of its own; where the stage was before the last move is not told after it."""
+    seen = local.events().cursor
+    moved, told = threading.Event(), threading.Event()
+
+    class Late(dict[str, str]):
+        """The scope's names by label; who asks for one waits until the moves are done."""
+
+        asked = 0
+
+        def get(self, label: str, *_: Any) -> str | None:  # type: ignore[override]
+            assert moved.wait(20)
+            self.asked += 1
+            if self.asked == 4:  # the three before it have been dealt with
+                told.set()
+            return self[label]
+
+    callbacks = local._microscope._callbacks
+    callbacks._by_label = Late(callbacks._by_label)
+    for target in (1.0, 2.0, 3.0):
+        local.move({"z": target})
+    moved.set()
+    local.move({"z": 4.0})
+    assert told.wait(20)
+    events = follow(local, seen, lambda event: event.value == 4.0)
+    assert [event.value for event in events if event.name == "z"] == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_nobody_listens_nothing_is_asked(local: Any, disturb: Callable[..., Any]) -> None:
     """R3.7: positions are looked at for a subscriber only."""
     asked = threading.Event()
