@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from ..config import Axis, Scope
 from ._deadlines import travel_s
 from ._envelope import Envelope
-from ._errors import DeviceError, HardwareError, HardwareTimeout, ReadbackError
+from ._errors import DeviceError, FocusLockError, HardwareError, HardwareTimeout, ReadbackError
 from ._mmcore import Core, Deadline
 from ._references import References
 
@@ -129,6 +129,8 @@ class Axes:
         self._anchor: Mapping[str, float] | None = None
         self._together = threading.RLock()
         """Held by moves whose limits depend on what else moves: one at a time."""
+        self._led: dict[str, tuple[str, Callable[[], bool]]] = {}
+        """By axis: the autofocus that may lead it, and whether its lock is engaged now."""
         self._drives: dict[str, _Drive] = {}
         for device, part in scope.of_kind("stage", "xy_stage", "galvo").items():
             own = tuple(axis for axis in self.by_name.values() if axis.device == device)
@@ -175,6 +177,10 @@ class Axes:
                 errors[device] = str(error)
         return found, errors
 
+    def moving(self) -> list[str]:
+        """Devices that a move of ours is under way for."""
+        return [device for device, drive in self._drives.items() if drive.moving]
+
     def check(self, name: str, target: float) -> float:
         """The target, if this axis may go there; `LimitError` where it is not finite or outside the axis's limits."""
         return self.envelope.check_target(name, target, self._objective((name,)))
@@ -218,15 +224,62 @@ class Axes:
                     self._drives[device].moving = False
         return {name: arrived[name] for name in checked}
 
-    def _here(self, moving: Iterable[str], needed: bool = True) -> dict[str, float]:
+    def led_by(self, name: str, autofocus: str, engaged: Callable[[], bool]) -> None:
+        """This axis is moved by an autofocus while ``engaged()``: then by nobody else, and no objective turret turns."""
+        self._led[self.axis(name).name] = autofocus, engaged
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Nobody else moves this axis meanwhile, nor what its limits depend on."""
+        with self._alone([name]), self._drives[self.axis(name).device].lock:
+            yield
+
+    def may_be_led(self, name: str, reach: float | None) -> tuple[float, float, float]:
+        """Where this axis stands, and the lowest and highest position that something else may move it to from there.
+
+        Raises
+        ------
+        LimitError, CollisionError, ReferenceLostError
+            Where it stands outside its limits, not everything in reach is allowed, or its reference is lost.
+        """
+        objective = self._objective([name])
+        here = self._here([name], led=True)
+        low, high = self.envelope.limits(name, objective)
+        start, tolerance = here[name], self.axis(name).tolerance
+        self.envelope.check_target(name, min(max(start, low), high) if low - tolerance <= start <= high + tolerance else start)
+        if reach is not None:
+            low, high = max(low, start - reach), min(high, start + reach)
+        anchor = self._anchor
+        for end in (low, high):
+            self.envelope.check_move(here, {name: end}, objective, anchor)
+            anchor = self.envelope.anchor_after(here, {name: end}, anchor)
+        self._anchor = anchor
+        return start, low, high
+
+    def _refuse_led(self, moving: set[str]) -> None:
+        for axis, (autofocus, engaged) in self._led.items():
+            if (axis in moving or self.envelope.share_a_box(axis, moving)) and engaged():
+                moved = axis if axis in moving else sorted(moving)[0]
+                raise FocusLockError(
+                    f"{moved} can't be moved while the focus lock {autofocus} is engaged, which moves {axis}: release it"
+                    " first (lock_focus)",
+                    thing=moved,
+                    value=autofocus,
+                )
+
+    def _here(self, moving: Iterable[str], needed: bool = True, led: bool = False) -> dict[str, float]:
         """Positions that the envelope and the references ask for before these axes move (``needed``: and their own).
 
         Raises
         ------
         ReferenceLostError
             Where one of them can't be trusted.
+        FocusLockError
+            Where a focus lock moves one of them, or one that these could meet (``led``: that is who asks).
         """
         moving = set(moving)
+        if not led:
+            self._refuse_led(moving)
         asked = self.envelope.asks_positions(moving, self._anchor is not None)
         if needed:
             asked |= moving
@@ -269,7 +322,16 @@ class Axes:
         """
         names = [name for name in self.by_name if self.envelope.asks_objective([name])]
         retracted = self.envelope.retracted
-        if self._turret is None or mm_label != self._turret[1].label or not (names or retracted):
+        turns = self._turret is not None and mm_label == self._turret[1].label
+        for axis, (autofocus, engaged) in self._led.items():
+            if turns and engaged():
+                raise FocusLockError(
+                    f"the objective turret can't turn while the focus lock {autofocus} moves {axis}: release it first"
+                    " (lock_focus)",
+                    thing=axis,
+                    value=autofocus,
+                )
+        if not turns or not (names or retracted):
             yield
             return
         with self._alone([*names, *retracted]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
 from ._surface import (
     CameraState,
+    FocusState,
     FrameSettings,
     HardwareInfo,
     HardwareState,
@@ -74,6 +75,15 @@ class HardwareCalls(ABC):
     def set_value(self, device: str, value: float | str) -> float | str:
         return self._call("set_value", device, value)
 
+    def focus(self, autofocus: str, how: Literal["full", "incremental"] = "full") -> dict[str, float]:
+        return self._call("focus", autofocus, how)
+
+    def lock_focus(self, autofocus: str, on: bool, offset: float | None = None) -> FocusState:
+        return self._call("lock_focus", autofocus, on, offset)
+
+    def focus_state(self, autofocus: str) -> FocusState:
+        return self._call("focus_state", autofocus)
+
     def set_light(self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None) -> LightState:
         return self._call("set_light", light, on, power_pct, max_s)
 
@@ -126,6 +136,12 @@ class HardwareCalls(ABC):
 
     def rearm(self, by: str) -> SafetyState:
         return self._call("rearm", by)
+
+    def release(self, by: str, reason: str) -> HardwareInfo:
+        return self._call("release", by, reason)
+
+    def reclaim(self, by: str) -> HardwareInfo:
+        return self._call("reclaim", by)
 
     def arm(self, until: float | None, by: str) -> SafetyState:
         return self._call("arm", until, by)

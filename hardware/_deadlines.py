@@ -49,6 +49,9 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
             return travel_s(axes[target] for target in values["targets"] if target in axes)
         case "state":
             return sum(1 + camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())
+        case "focus" | "lock_focus":  # there, perhaps back, and as long as the lock may take
+            lock_s = sum(autofocus.lock_s for autofocus in scope.of_kind("autofocus").values())
+            return lock_s + 3 * travel_s(axes.values())
         case "snap":
             return 2 * exposure_s(
                 scope, values["camera"], values["settings"]
@@ -60,8 +63,8 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
         case "open_recording" | "close_recording" | "stop_volume":
             slice_s = sum(camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())
             return DISK_S + slice_s + travel_s(axes.values())
-        case "rearm":
-            return LOADING_S  # it may let a restarted process load the rest
+        case "rearm" | "reclaim":
+            return LOADING_S  # they may load everything
         case "lights_off":
             return float(len(scope.lights))
         case _:

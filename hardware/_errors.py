@@ -45,6 +45,19 @@ class ReferenceLostError(HardwareError):
     code = "reference_lost"
 
 
+class FocusError(HardwareError):
+    """An autofocus did not lock, or took its stage where it may not be; its lock is released. Fields ``thing, value, limit``."""
+
+    code = "focus"
+
+
+class FocusLockError(HardwareError):
+    """A focus lock is engaged and moves this axis: nobody else may until it is released. Nothing moved. Fields ``thing``
+    (axis), ``value`` (the autofocus)."""
+
+    code = "focus_locked"
+
+
 class DoseError(HardwareError):
     """The light asked for would exceed the rest of a sample's budget. No gate was opened. Fields ``thing`` (light),
     ``sample``, ``used``, ``value`` (asked) and ``limit`` (budget), in % × s."""
@@ -106,6 +119,19 @@ class RestartPendingError(HardwareError):
     code = "restart_pending"
 
 
+class ReleasedError(HardwareError):
+    """A person has handed cameras and ports to another program; nothing is loaded until somebody reclaims. Fields ``by,
+    reason, at``."""
+
+    code = "released"
+
+
+class BusyError(HardwareError):
+    """Something runs that must end first: a recording, a move. Fields ``thing``."""
+
+    code = "busy"
+
+
 class HaltedError(HardwareError):
     """Somebody halted the microscope; it stays so until an operator rearms. Fields ``by, reason, at``."""
 
@@ -132,6 +158,8 @@ ERRORS: dict[str, type[HardwareError]] = {
         LimitError,
         CollisionError,
         ReferenceLostError,
+        FocusError,
+        FocusLockError,
         DoseError,
         ArgumentError,
         UnknownNameError,
@@ -142,6 +170,8 @@ ERRORS: dict[str, type[HardwareError]] = {
         RecordingError,
         HardwareGoneError,
         RestartPendingError,
+        ReleasedError,
+        BusyError,
         HaltedError,
         InterlockError,
         DisarmedError,

@@ -29,6 +29,11 @@ class LatchFile:
     def interlock(cls, layout: Layout) -> LatchFile:
         return cls(layout.data / "safety" / "interlock.json")
 
+    @classmethod
+    def released(cls, layout: Layout) -> LatchFile:
+        """Cameras and ports are with another program."""
+        return cls(layout.data / "safety" / "released.json")
+
     def exists(self) -> bool:
         return self.path.exists()
 

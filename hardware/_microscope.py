@@ -21,12 +21,13 @@ from ..layout import Layout
 from ._axes import Axes
 from ._callbacks import Callbacks
 from ._cameras import Cameras
-from ._configuration import Adapters, find_adapters, load_configuration, load_first
+from ._configuration import find_adapters, load_configuration, load_first
 from ._deadlines import LOADING_S
 from ._dose import DoseMeter
 from ._dose_state import DoseState
 from ._errors import (
     ArgumentError,
+    BusyError,
     DeviceError,
     HardwareError,
     HardwareGoneError,
@@ -37,6 +38,7 @@ from ._errors import (
 from ._event_types import EventBatch, EventKind
 from ._events import LONGEST_WAIT_S, Events
 from ._fit import check_fit
+from ._focusing import Focusing, release_first
 from ._interlocks import Interlocks
 from ._lights import Lights
 from ._mmcore import Core, import_mmcore
@@ -44,12 +46,24 @@ from ._optics import Optics
 from ._ownership import Ownership
 from ._recorder import Recorder
 from ._references import References
+from ._release import (
+    Released,
+    check_person,
+    darken,
+    idle,
+    in_background,
+    movers,
+    not_ours,
+    refuse_busy,
+    wait_quiet,
+)
 from ._restart import idle_sequences
 from ._safety import Safety
-from ._safety_state import HaltReport, SafetyState
+from ._safety_state import HaltReport, Latch, SafetyState
 from ._surface import (
     SAMPLE_ID,
     CameraState,
+    FocusState,
     FrameSettings,
     HardwareInfo,
     HardwareState,
@@ -70,7 +84,9 @@ STEP_S = 1.5
 
 Told = TypeVar("Told", float, str, float | str)
 
-MOVES_OR_SHINES = frozenset(("move", "select", "set_light", "apply_channel", "snap", "record_frame", "start_volume"))
+MOVES_OR_SHINES = frozenset(
+    ("move", "select", "focus", "lock_focus", "set_light", "apply_channel", "snap", "record_frame", "start_volume")
+)
 
 
 def _end_soon() -> None:
@@ -107,34 +123,50 @@ class Microscope:
         self._closing = threading.Lock()
         self._closed = False
         self._ending: str | None = None
-        self._stage: Literal["waiting", "loading", "ready"] = "loading"
+        self._stage: Literal["waiting", "loading", "ready", "released"] = "loading"
         self._waits: str | None = None
+        self._not_loaded: HardwareError | None = None
+        """Why the rest could not be loaded after a person had reclaimed and rearmed."""
         self._approved, self._ready = threading.Event(), threading.Event()
+        self._layout, self._handing = layout, threading.Lock()
         self._ownership = Ownership(layout, mode)
         try:
-            adapters = find_adapters(scope)
-            self._core = Core(adapters.folder, layout.logs / "mmcore.log", scope.micromanager.call_timeout_s)
+            self._adapters = find_adapters(scope)
+            self._core = Core(self._adapters.folder, layout.logs / "mmcore.log", scope.micromanager.call_timeout_s)
         except BaseException:
             self._ownership.release()
             raise
         try:
             self._safety = Safety(scope, layout, _end_soon if mode == "own" else None)
+            self._released = Released(layout)
+            if self._released.latch is not None:
+                self._let_go()
+                return
             self._meter = DoseMeter(layout.dose)
             if between is not None:
-                between(self, self._dark_first(adapters))
-            load_configuration(self._core, scope, adapters)
-            check_fit(self._core, scope)
-            self._core.mm.setAutoShutter(False)
-            self._lights = Lights(self._core, scope, self._meter, self._safety.permit_light)
-            burning = [off for off in self._lights.all_off(emission=True) if not off.off]
-            if burning:
-                told = "; ".join(f"{off.light}: {off.error}" for off in burning)
-                raise DeviceError(f"lights could not be switched off at start: {told}", thing=burning[0].light)
-            self._meter.settle()
+                between(self, self._dark_first())
+            self._load()
         except BaseException:
             self._core.close()
             self._ownership.release()
             raise
+        self._assemble()
+
+    def _load(self) -> None:
+        """Load the whole configuration, compare it with the scope, switch lights off."""
+        load_configuration(self._core, self._scope, self._adapters)
+        check_fit(self._core, self._scope)
+        self._core.mm.setAutoShutter(False)
+        self._lights = Lights(self._core, self._scope, self._meter, self._safety.permit_light)
+        burning = [off for off in self._lights.all_off(emission=True) if not off.off]
+        if burning:
+            told = "; ".join(f"{off.light}: {off.error}" for off in burning)
+            raise DeviceError(f"lights could not be switched off at start: {told}", thing=burning[0].light)
+        self._meter.settle()
+
+    def _assemble(self) -> None:
+        """Build everything that works with the loaded devices."""
+        scope, layout = self._scope, self._layout
         references = References(scope.axes(), layout.services / "references.json")
         self._axes = Axes(self._core, scope, references, self._safety.permit_motion)
         self._optics = Optics(self._core, scope, self._axes)
@@ -142,23 +174,28 @@ class Microscope:
         self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights)
         self._events = Events()
         self._callbacks = Callbacks(self._core, scope, self._axes, self._events, lambda: self._recorder.idle)
+        self._focusing = Focusing(
+            self._core, scope, self._axes, self._safety, self._callbacks.read_back, self._recorder.interrupt
+        )
         self._safety.watch(
             motion=self._axes.stop_steps(),
             lights=self._lights.off_steps(),
             told=self._recorder.interrupt,
             interlocks=Interlocks(self._core, scope),
+            locks=self._focusing.release_steps(),
         )
         self._stage = "ready"
         self._ready.set()
 
-    def _dark_first(self, adapters: Adapters) -> tuple[LightOff, ...]:
-        load_first(self._core, self._scope, adapters)
+    def _dark_first(self) -> tuple[LightOff, ...]:
+        load_first(self._core, self._scope, self._adapters)
         self._core.mm.setAutoShutter(False)
         self._lights = Lights(self._core, self._scope, self._meter, self._safety.permit_light)
         off = self._lights.all_off(emission=True)
         if all(one.off for one in off):
             self._meter.settle()
         idle_sequences(self._core)
+        release_first(self._core, self._scope)
         return off
 
     def wait_for_person(self, why: str, stopping: threading.Event) -> bool:
@@ -182,8 +219,20 @@ class Microscope:
             if self._closed:
                 return (), []
             self._closed = True
-        self._callbacks.close()
+        held = self._handing.acquire(timeout=STEP_S)  # whoever hands it over just now ends that first
+        try:
+            return self._close()
+        finally:
+            if held:
+                self._handing.release()
+
+    def _close(self) -> tuple[tuple[LightOff, ...], list[RecordingState]]:
         self._safety.close()
+        if self._stage != "ready":  # released, or reclaimed and waiting for a person with the lights off
+            self._core.close()
+            self._ownership.release()
+            return (), []
+        self._callbacks.close()
         self._recorder.interrupt("the hardware is shutting down")
         motion = threading.Thread(target=self._stop_motion, name="stop-motion", daemon=True)
         motion.start()
@@ -199,7 +248,7 @@ class Microscope:
 
     def make_safe(self, why: str) -> tuple[LightOff, ...]:
         """Stop motion, end a running volume and close every gate; returns the outcome for each light. Never raises."""
-        if self._closed:
+        if self._closed or self._stage != "ready":
             return ()
         self._recorder.interrupt(why)
         motion = threading.Thread(target=self._stop_motion, name="stop-motion", daemon=True)
@@ -211,14 +260,15 @@ class Microscope:
 
     def close_recordings(self, recordings: list[str], why: str) -> None:
         """Finish the files of recordings that nobody will close any more."""
-        for recording in recordings:
+        for recording in recordings if self._stage == "ready" else []:
             self._recorder.give_up(recording, why)
 
     def _stop_motion(self) -> None:
-        try:
-            self._axes.stop(None)
-        except HardwareError as error:
-            log.error("%s", error)
+        for stop in (self._focusing.release_all, self._axes.stop):
+            try:
+                stop(None)
+            except HardwareError as error:
+                log.error("%s", error)
 
     def hung(self) -> tuple[int, HardwareError] | None:
         """The thread and the error of a call into an adapter that overstays its allowance, or None."""
@@ -230,6 +280,8 @@ class Microscope:
 
     def give_up(self, why: HardwareError) -> tuple[LightOff, ...]:
         """An adapter hangs: end what runs, and switch off what answers. The process must end after it."""
+        if self._stage != "ready":
+            return () if self._stage == "released" else self._lights.all_off(emission=True)
         self._recorder.interrupt(str(why))
         for step in (self._stop_motion, lambda: self._recorder.fail_all(str(why), STEP_S)):
             threading.Thread(target=step, name="give-up", daemon=True).start()
@@ -253,14 +305,15 @@ class Microscope:
             config=str(self._scope.config_path),
             adapters=str(self._core.adapters),
             stage=self._stage,
-            waits=self._waits,
+            waits=str(self._released.error()) if self._stage == "released" else self._waits,
         )
 
     def state(self) -> HardwareState:
         self._alive()
         positions, errors = self._axes.read_all()
         labels, values, more = self._optics.read_all()
-        errors.update(more)
+        focus, unread = self._focusing.read_all()
+        errors.update(more | unread)
         cameras: dict[str, CameraState] = {}
         for name in self._scope.of_kind("camera"):
             try:
@@ -281,6 +334,7 @@ class Microscope:
             cameras=cameras,
             lights=lights,
             errors=errors,
+            focus=focus,
             reference_lost=self._axes.references.lost(),
             safety=self._safety.state(),
         )
@@ -296,7 +350,10 @@ class Microscope:
     def stop(self, axes: tuple[str, ...] | None = None) -> None:
         self._alive()
         self._recorder.interrupt("motion was stopped", axes)
-        self._axes.stop(axes)
+        try:
+            self._focusing.release_all(axes)
+        finally:
+            self._axes.stop(axes)
 
     def select(self, device: str, label: str) -> str:
         self._idle("select")
@@ -327,6 +384,25 @@ class Microscope:
         self._safety.refuse_interlock(device)
         return self._told("value", {device: self._optics.set_value(device, value)})[device]
 
+    def focus(self, autofocus: str, how: Literal["full", "incremental"] = "full") -> dict[str, float]:
+        self._idle("focus")
+        return self._focusing.once(autofocus, how)
+
+    def lock_focus(self, autofocus: str, on: bool, offset: float | None = None) -> FocusState:
+        if on:
+            self._idle("lock_focus")
+            return self._focus_told(autofocus, self._focusing.lock(autofocus, offset))
+        self._alive()
+        return self._focus_told(autofocus, self._focusing.release(autofocus))
+
+    def focus_state(self, autofocus: str) -> FocusState:
+        self._alive()
+        return self._focus_told(autofocus, self._focusing.state(autofocus))
+
+    def _focus_told(self, autofocus: str, state: FocusState) -> FocusState:
+        self._events.publish("focus", autofocus, state.locked)
+        return state
+
     def set_light(self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None) -> LightState:
         if on:
             self._idle("set_light")
@@ -338,6 +414,8 @@ class Microscope:
     def lights_off(self, emission: bool = False) -> tuple[LightOff, ...]:
         if self._closed:
             return ()
+        if self._stage == "released":
+            return not_ours(self._scope, self._released.error())
         return self._lights.all_off(emission)
 
     def dose(self, sample_id: str | None = None) -> DoseState:
@@ -422,10 +500,12 @@ class Microscope:
 
     def _alive(self) -> None:
         self._not_ended()
+        if self._stage == "released":
+            self._released.refuse()
         if self._stage != "ready":
             todo = f"an operator must rearm (queuescope rearm): {self._waits}" if self._waits else "loading the rest"
             raise RestartPendingError(
-                f"the hardware process was restarted after it had died and has switched its lights off; {todo}",
+                f"the hardware has switched its lights off, and has not loaded everything yet; {todo}",
                 thing="hardware",
                 value=self._waits,
             )
@@ -445,14 +525,110 @@ class Microscope:
 
     def rearm(self, by: str) -> SafetyState:
         self._not_ended()
-        if self._stage != "ready":
-            log.warning("%s lets the restarted hardware load everything", by)
+        if self._stage in ("waiting", "loading"):
+            log.warning("%s lets the hardware load everything", by)
             self._approved.set()
             if not self._ready.wait(LOADING_S):
                 raise HardwareTimeout(
                     f"the configuration has not loaded within {LOADING_S:g} s", thing="hardware", limit=LOADING_S
                 )
+            if self._not_loaded is not None:
+                raise self._not_loaded
         return self._safety.rearm(by)
+
+    def release(self, by: str, reason: str) -> HardwareInfo:
+        check_person("release", by)
+        with self._handing:
+            if self._stage == "released":
+                return self.info()
+            self._alive()
+            refuse_busy(self._recorder, self._axes)
+            self._released.latch = Latch(by=by, reason=reason, at=time.time())
+            self._stage = "released"  # whoever calls now is refused
+            try:
+                refuse_busy(self._recorder, self._axes)
+                self._safety.disarm(by)
+                darken(self._lights)
+                self._focusing.release_all()
+                idle(self._core)
+                wait_quiet(self._core)
+                self._released.begin(self._released.latch)
+            except HardwareError:
+                self._stage, self._released.latch = "ready", None
+                raise
+            self._give_away()
+            return self.info()
+
+    def _give_away(self) -> None:
+        self._axes.references.lose_all(f"may have been moved and zeroed by others: it was {self._released.error()}")
+        self._let_go()
+        self._callbacks.close()
+        self._recorder.close(STEP_S)
+        self._lights.close()
+        self._axes.close()
+        try:
+            wait_quiet(self._core)
+        except BusyError as error:
+            log.error("unloaded all the same: %s", error)
+        self._core.close()
+
+    def _let_go(self) -> None:
+        self._stage = "released"
+        self._safety.let_go(self._released.refuse)
+
+    def reclaim(self, by: str) -> HardwareInfo:
+        check_person("reclaim", by)
+        with self._handing:
+            self._not_ended()
+            if self._stage != "released":
+                return self.info()
+            self._instance, self._started_at = str(uuid.uuid4()), time.time()
+            self._not_loaded = None
+            self._approved.clear()
+            self._ready.clear()
+            self._stage, self._waits = "loading", None
+            try:
+                self._meter = DoseMeter(self._layout.dose)
+                off = self._dark_first()
+                log.info("reclaimed by %s, lights first: %s", by, off)
+                self._waits = movers(self._scope)
+                if self._waits is None:
+                    self._load_again(by)
+            except BaseException:
+                self._unload_again()
+                raise
+            if self._waits is not None:
+                self._stage = "waiting"
+                in_background(lambda: self._load_when_approved(by))
+            return self.info()
+
+    def _unload_again(self) -> None:
+        """It could not be reclaimed, perhaps because the other program still has a port."""
+        self._stage, self._waits = "released", None
+        self._meter.close()
+        self._core.close()
+
+    def _load_again(self, by: str) -> None:
+        self._load()
+        self._assemble()
+        self._released.end(by)
+
+    def _load_when_approved(self, by: str) -> None:
+        """A person said that loading may move what `moves_on_init`."""
+        while not self._approved.wait(0.05):
+            if self._closed:
+                return
+        with self._handing:
+            if self._closed:
+                return
+            self._stage, self._waits = "loading", None
+            try:
+                self._load_again(by)
+            except HardwareError as error:
+                log.error("reclaimed, but not loaded: %s", error)
+                self._not_loaded = error
+                self._unload_again()
+                self._ready.set()
 
     def arm(self, until: float | None, by: str) -> SafetyState:
         self._alive()

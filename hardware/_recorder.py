@@ -195,6 +195,10 @@ class Recorder:
         """Whether no volume runs."""
         return self._volume is None or not self._volume.running
 
+    def open_runs(self) -> list[str]:
+        """UIDs of the runs whose recordings aren't closed."""
+        return [one.plan.run_uid for one in self._recordings.copy().values() if one.phase != "closed"]
+
     def check_idle(self, call: str) -> None:
         """A running volume owns the microscope.
 

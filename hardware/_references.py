@@ -26,6 +26,7 @@ class References:
 
     def __init__(self, axes: Mapping[str, Axis], file: Path) -> None:
         self._axes = {name: axis for name, axis in axes.items() if axis.reference != "none"}
+        self._units = {name: axis.units for name, axis in axes.items()}
         self._lock = threading.Lock()
         self._expected: dict[str, tuple[float, float] | None] = {}
         self._lost: dict[str, dict[str, Any]] = {}
@@ -108,6 +109,13 @@ class References:
                     limit=lost["left"],
                 )
 
+    def lose_all(self, why: str) -> None:
+        """Somebody else may move these axes and change their zeros from now on; ``why`` goes on ``z …``."""
+        with self._lock:
+            for name in self._axes:
+                self._lost[name] = {"left": None, "found": 0.0, "at": time.time(), "why": why}
+            self._write()
+
     def lost(self) -> dict[str, str]:
         """By axis: what happened."""
         with self._lock:
@@ -115,10 +123,22 @@ class References:
 
     def told(self, name: str) -> str:
         lost = self._lost[name]
+        if "why" in lost:
+            return f"{name} {lost['why']}"
         left = "an unknown position" if lost["left"] is None else f"{lost['left']:g}"
         return (
-            f"{name} was left at {left} and stood at {lost['found']:g} {self._axes[name].units} though nobody moved it"
+            f"{name} was left at {left} and stood at {lost['found']:g} {self._units.get(name, '')} though nobody moved it"
         )
+
+    def lose(self, name: str, found: float | None, why: str) -> None:
+        """Something moved this axis where it may not be (``found`` None: nobody knows where), though it be never compared.
+
+        ``why`` goes on ``z …``.
+        """
+        with self._lock:
+            self._lost.setdefault(name, {"left": None, "found": found, "at": time.time(), "why": why})
+            self._write()
+        log.error("reference lost: %s", self.told(name))
 
     def confirm(self, name: str, here: float, by: str) -> None:
         """A person says that the axis reads right where it stands."""
@@ -170,7 +190,7 @@ class References:
 
     def _write(self) -> None:
         """In place and unsynced: it must survive this process, and what an outage garbles counts as lost."""
-        if self._file < 0 or not self._axes:
+        if self._file < 0:
             return
         kept = json.dumps({"expected": self._expected, "lost": self._lost}).encode()
         os.lseek(self._file, 0, os.SEEK_SET)

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from ..config import Scope
 from ..layout import Layout
@@ -45,11 +46,20 @@ class Safety:
         self._interlocks: Interlocks | None = None
         self._motion: Steps = {}
         self._lights: Steps = {}
+        self._locks: Steps = {}
         self._told: Callable[[str], None] = lambda why: None
         self._was_open = False
         self._end = threading.Event()
+        self._watched = False
 
-    def watch(self, motion: Steps, lights: Steps, told: Callable[[str], None], interlocks: Interlocks) -> None:
+    def watch(
+        self,
+        motion: Steps,
+        lights: Steps,
+        told: Callable[[str], None],
+        interlocks: Interlocks,
+        locks: Steps = MappingProxyType({}),
+    ) -> None:
         """Begin to look at the interlocks, the latch file and the time.
 
         Parameters
@@ -58,10 +68,23 @@ class Safety:
             By name: stops a device, switches a light's gate and emission off. Without locks; an error is what it raises.
         told
             Ends what runs (a volume), with the reason; doesn't wait.
+        locks
+            By name: releases a focus lock, at a halt and when an interlock opens.
         """
-        self._motion, self._lights, self._told, self._interlocks = motion, lights, told, interlocks
+        self._motion, self._lights, self._told, self._interlocks = {**motion, **locks}, lights, told, interlocks
+        self._locks = locks
         interlocks.start()
-        threading.Thread(target=self._watch, name="safety", daemon=True).start()
+        if not self._watched:
+            self._watched = True
+            threading.Thread(target=self._watch, name="safety", daemon=True).start()
+
+    def let_go(self, answer: Callable[[], object]) -> None:
+        """The hardware is somebody else's until `watch`: a halt latches, and its one step is ``answer``, which raises."""
+        if self._interlocks is not None:
+            self._interlocks.close()
+        self._interlocks, self._motion, self._lights = None, {}, {"released": answer}
+        self._locks = {}
+        self._told, self._was_open = lambda why: None, False
 
     def close(self) -> None:
         self._end.set()
@@ -83,19 +106,15 @@ class Safety:
                 at=latch.at,
             )
 
+    def permit_lock(self) -> None:
+        """Raises `HaltedError` or `InterlockError` while no focus lock may be engaged."""
+        self.permit_motion()
+        self._permit_closed("a focus lock")
+
     def permit_light(self) -> None:
         """Raises `HaltedError`, `InterlockError` or `DisarmedError` while no light may be on."""
         self.permit_motion()
-        latch = self._interlock
-        if latch is not None:
-            raise InterlockError(
-                f"light is refused since {_clock(latch.at)}: {latch.reason}; an operator must close it and rearm"
-                " (POST /api/scope/rearm, queuescope rearm)",
-                thing=latch.by,
-                at=latch.at,
-            )
-        for name, state in self._opened().items():
-            raise InterlockError(f"light is refused: {words(name, state)}: close it", thing=name, value=state.value)
+        self._permit_closed("light")
         if self._scope.safety.arm != "none":
             armed = self._armed
             if armed is None or armed[0] <= time.time():
@@ -104,6 +123,18 @@ class Safety:
                     " (POST /api/scope/arm)",
                     thing="arm",
                 )
+
+    def _permit_closed(self, what: str) -> None:
+        latch = self._interlock
+        if latch is not None:
+            raise InterlockError(
+                f"{what} is refused since {_clock(latch.at)}: {latch.reason}; an operator must close it and rearm"
+                " (POST /api/scope/rearm, queuescope rearm)",
+                thing=latch.by,
+                at=latch.at,
+            )
+        for name, state in self._opened().items():
+            raise InterlockError(f"{what} is refused: {words(name, state)}: close it", thing=name, value=state.value)
 
     def refuse_interlock(self, device: str) -> None:
         """Nobody closes an interlock by writing to it."""
@@ -265,15 +296,15 @@ class Safety:
         if state.kind != "key" and self._interlock is None:
             self._interlock = Latch(by=name, reason=why, at=time.time())
         self._armed = None
-        self._darken(why)
+        self._darken(why, self._locks)
         if self._interlock is not None:
             self._keep(self._interlock_file, self._interlock)
         if state.kind == "emergency_stop" and self._halted is None:
             self.halt(why, f"interlock {name}")
 
-    def _darken(self, why: str) -> None:
+    def _darken(self, why: str, also: Steps = MappingProxyType({})) -> None:
         """Lights off first; then what runs is told."""
-        outcomes = _Outcomes(self._lights)
+        outcomes = _Outcomes({**self._lights, **also})
 
         def follow() -> None:
             steps = outcomes.wait(ANSWER_S)

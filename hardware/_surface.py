@@ -43,10 +43,11 @@ class HardwareInfo(_Value):
     """MMCore, its device interface, pymmcore-plus, queuescope."""
     config: str
     adapters: str
-    stage: Literal["waiting", "loading", "ready"] = "ready"
-    """After a process that died only lights are loaded first: ``waiting`` for a person (`rearm`), or ``loading`` the rest."""
+    stage: Literal["waiting", "loading", "ready", "released"] = "ready"
+    """After a process that died only lights are loaded first: ``waiting`` for a person (`rearm`), or ``loading`` the rest.
+    ``released``: nothing is loaded, another program has the devices (`release`)."""
     waits: str | None = None
-    """Why it waits for a person."""
+    """Why it waits for a person, or who released it."""
 
 
 class CameraState(_Value):
@@ -81,6 +82,21 @@ class LightOff(_Value):
     error: str | None = None
 
 
+class FocusState(_Value):
+    """An autofocus, as its adapter says now."""
+
+    enabled: bool
+    """Its focus lock is engaged: it moves its stage by itself."""
+    locked: bool
+    """It has found its focus and holds it."""
+    offset: float | None
+    """None where the scope states no limits for it."""
+    axis: str
+    """The stage that it moves."""
+    ended: str | None = None
+    """Why the last lock ended, where nobody had asked for that."""
+
+
 class HardwareState(_Value):
     """Everything a person or an agent sees of the microscope, read now. A reading that fails is an entry in `errors`."""
 
@@ -95,6 +111,8 @@ class HardwareState(_Value):
     lights: dict[str, LightState]
     errors: dict[str, str]
     """By device: why it could not be read. It then appears nowhere above."""
+    focus: dict[str, FocusState] = Field(default_factory=dict)
+    """By autofocus."""
     reference_lost: dict[str, str] = Field(default_factory=dict)
     """By axis: why it is locked until a person confirms it (`Hardware.confirm_reference`)."""
     safety: SafetyState | None = None
@@ -248,6 +266,28 @@ class Hardware(Protocol):
         """Write a temperature's setpoint or a property within its limits or choices; return what is read back."""
         ...
 
+    def focus(self, autofocus: str, how: Literal["full", "incremental"] = "full") -> dict[str, float]:
+        """Focus once, as the adapter does it; return where its stage stands then, by axis.
+
+        Refused unless the stage's position is known, its reference good, and all that it could reach allowed. `FocusError`
+        where it was taken outside: it is moved back where that is allowed, else its reference is lost. `FocusLockError` while
+        the lock is engaged.
+        """
+        ...
+
+    def lock_focus(self, autofocus: str, on: bool, offset: float | None = None) -> FocusState:
+        """Engage the focus lock (at an ``offset`` inside the scope's limits; None: as it is) and wait until it has locked, or
+        release it. `FocusError` where it doesn't lock; it is released then.
+
+        While it is engaged its stage is watched, and moved by nobody else (`FocusLockError`). `stop` of that stage, a halt, an
+        interlock, the end of the client or of the process release it.
+        """
+        ...
+
+    def focus_state(self, autofocus: str) -> FocusState:
+        """An autofocus, read now."""
+        ...
+
     def set_light(self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None) -> LightState:
         """Open or close a light's gate, at a power inside its limits (None: unchanged when off, the lowest when on).
 
@@ -326,6 +366,21 @@ class Hardware(Protocol):
 
     def rearm(self, by: str) -> SafetyState:
         """Clear the latches of halt and interlocks; `InterlockError` while an interlock is open. Arms nothing."""
+        ...
+
+    def release(self, by: str, reason: str) -> HardwareInfo:
+        """Let another program have cameras and ports: lights and emissions off, disarmed, every device unloaded; nothing
+        moves. `BusyError` while a recording is open or an axis moves. For operators only.
+
+        From then on every call but `info`, `halt`, `rearm`, `lights_off` and `reclaim` raises `ReleasedError`, also after a
+        restart.
+        """
+        ...
+
+    def reclaim(self, by: str) -> HardwareInfo:
+        """Take the microscope back: lights are loaded and switched off first, then the rest; nothing is moved. Every axis
+        with a `reference` must be confirmed. With a device that moves when it is loaded, the rest waits for `rearm`.
+        """
         ...
 
     def arm(self, until: float | None, by: str) -> SafetyState:

@@ -34,6 +34,7 @@ from queuescope.hardware import (
     RecordingError,
     RecordingPlan,
     RecordingState,
+    ReleasedError,
     UnknownNameError,
     Verification,
     VolumeProgram,
@@ -420,6 +421,19 @@ def test_a_halt_is_told_and_rearmed(hardware: ConnectedHardware) -> None:
     assert hardware.rearm("operator").halted is None
     with pytest.raises(NotAllowedError, match="nothing to arm"):
         hardware.arm(None, "operator")
+
+
+def test_it_is_released_and_reclaimed(hardware: ConnectedHardware) -> None:
+    """R0.4, R5.7: both tell how it stands, and refusals have their fields; `test_release` has the rest."""
+    before = hardware.info()
+    assert hardware.release("Ada", "a test").stage == "released"
+    with pytest.raises(ReleasedError, match="released by Ada") as caught:
+        hardware.positions(("z",))
+    assert set(caught.value.fields) == {"thing", "by", "reason", "at"}
+    after = hardware.reclaim("Ada")
+    assert (type(after), after.stage, after.pid) == (HardwareInfo, "ready", before.pid)
+    assert after.instance != before.instance
+    assert hardware.state().errors == {}
 
 
 def test_following_ends(
