@@ -169,6 +169,19 @@ class Galvo(_Device):
     tolerance: Annotated[FiniteFloat, Field(gt=0)] = 0.01
 
 
+class ExternalTrigger(_Part):
+    """How a camera is made to expose at a controller's pulses (rising edge), and how long its chip takes."""
+
+    properties: dict[str, str] = Field(
+        default_factory=lambda: {"TRIGGER SOURCE": "EXTERNAL", "SENSOR MODE": "AREA", "TRIGGER ACTIVE": "EDGE"}
+    )
+    """Properties of the camera, set in this order before the exposure; afterwards they are what they were."""
+    readout_ms: Annotated[FiniteFloat, Field(ge=0, le=10_000)]
+    """Reading a frame out: no pulse may come before it has ended."""
+    reset_ms: Annotated[FiniteFloat, Field(ge=0, le=10_000)]
+    """From a pulse until every row of the chip exposes (a rolling shutter needs one readout)."""
+
+
 class Camera(_Device):
     kind: Literal["camera"]
     pixel_um: Annotated[FiniteFloat, Field(gt=0)]
@@ -177,6 +190,8 @@ class Camera(_Device):
     """Shortest and longest exposure."""
     view: View | None = None
     trigger: Literal["internal"] = "internal"
+    external: ExternalTrigger | None = None
+    """For `Volume.trigger` tiger_spim."""
 
 
 class State(_Device):
@@ -206,6 +221,21 @@ class Temperature(_Device):
     limits: Limits
 
 
+class Autofocus(_Device):
+    """An autofocus that moves a stage by itself: once, or all the time (a focus lock). A microscope has one."""
+
+    kind: Literal["autofocus"]
+    axis: Name
+    """The stage that it moves. Its limits hold: it is read back after each focusing and while the lock is engaged."""
+    reach: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """How far from where it stands the stage may be moved, in its units; null: anywhere inside its limits."""
+    offset: Limits | None = None
+    """Lowest and highest offset that may be set, as the adapter counts it; null: the offset is left alone."""
+    offset_units: str = ""
+    lock_s: Annotated[FiniteFloat, Field(gt=0, le=60)] = 5
+    """A lock that has not locked by then is released."""
+
+
 class Property(_Device):
     """One property of a device that plans may read, and set within the limits or choices given here."""
 
@@ -223,7 +253,7 @@ class Property(_Device):
 
 
 Device = Annotated[
-    Stage | XYStage | Galvo | Camera | State | ConfigGroup | ObjectiveTurret | Temperature | Property,
+    Stage | XYStage | Galvo | Camera | State | ConfigGroup | ObjectiveTurret | Temperature | Autofocus | Property,
     Field(discriminator="kind"),
 ]
 
@@ -352,6 +382,30 @@ class Storage(_Part):
         return self
 
 
+class SpimController(_Part):
+    """An ASI Tiger controller that runs a volume by itself; its scanners and piezos are the devices with a view."""
+
+    hub: str
+    """Label of the controller (TigerCommHub)."""
+    plogic: str | None = None
+    """Label of the PLogic card that passes the trigger pulses on, 0.25 ms later; null: they come from the scanner card."""
+    delay_before_side_ms: Annotated[FiniteFloat, Field(ge=0, le=10_000)] = 50
+    """Time for piezo and scanner to settle before the first slice of each view."""
+
+
+class Volume(_Part):
+    """Who paces a volume, slice by slice."""
+
+    trigger: Literal["software", "mm_sequence", "tiger_spim"] = "software"
+    """``software``: the hardware process moves, waits and exposes. ``mm_sequence``: the camera's pulses step a stage through
+    positions uploaded by MMCore. ``tiger_spim``: the firmware of a Tiger controller moves, exposes and gates light."""
+    controller: SpimController | None = None
+    """Needed for tiger_spim."""
+    advance: Literal["exposure_start", "exposure_end"] = "exposure_start"
+    """For mm_sequence, as it is wired: does the stage go to a frame's position when its exposure starts, or when the one
+    before has ended?"""
+
+
 class Queue(_Part):
     on_failure: Literal["continue", "wait"] = "continue"
 
@@ -400,6 +454,7 @@ class Scope(_Part):
     objectives: dict[Name, Objective] = Field(default_factory=dict)
     positions: dict[Name, Position] = Field(default_factory=dict)
     safety: Safety = Safety()
+    volume: Volume = Volume()
     storage: Storage = Storage()
     queue: Queue = Queue()
     agents: Agents = Agents()
@@ -476,6 +531,12 @@ class Scope(_Part):
             if axis not in axes:
                 raise ValueError(f"safety.retract_over: {axis!r} is none of the axes {sorted(axes)}")
         self._narrower_limits_agree()
+        focusing = self.of_kind("autofocus")
+        if len(focusing) > 1:
+            raise ValueError(f"devices: {sorted(focusing)} are autofocuses; Micro-Manager works with one: keep one")
+        for name, autofocus in focusing.items():
+            if autofocus.axis not in stages:
+                raise ValueError(f"devices.{name}.axis: {autofocus.axis!r} is none of the stages {sorted(stages)}")
         for interlock in self.safety.interlocks:
             if interlock.device not in self.devices:
                 raise ValueError(f"safety.interlocks: {interlock.device!r} is none of devices: {sorted(self.devices)}")
@@ -483,6 +544,23 @@ class Scope(_Part):
             if camera not in self.of_kind("camera"):
                 raise ValueError(f"micromanager.core_per_camera: {camera!r} is none of the cameras")
         return self
+
+    def _trigger_agrees(self) -> None:
+        if self.volume.trigger != "tiger_spim":
+            return
+        if self.volume.controller is None:
+            raise ValueError("volume.controller is missing: trigger tiger_spim needs {hub: label of the controller}")
+        for name, camera in self.of_kind("camera").items():
+            if camera.view is None:
+                continue
+            if camera.external is None:
+                raise ValueError(
+                    f"devices.{name}.external is missing: trigger tiger_spim exposes it by pulses and needs {{readout_ms,"
+                    " reset_ms}"
+                )
+            for kind in ("galvo", "stage"):
+                if not any(device.view == camera.view for device in self.of_kind(kind).values()):
+                    raise ValueError(f"volume.trigger tiger_spim: view {camera.view} of {name} has no {kind}")
 
     def _narrower_limits_agree(self) -> None:
         holders = set()
@@ -678,7 +756,9 @@ def _validated(tree: dict[str, Any], path: Path) -> Scope:
         raise ScopeError("\n".join(f"{path}: {line}" for line in _explain(error))) from None
 
 
-_TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "config_group", "objective", "temperature", "property"}
+_TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "config_group", "objective", "temperature", "property"} | {
+    "autofocus"
+}
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
