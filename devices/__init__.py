@@ -7,6 +7,7 @@ from typing import Any
 from ..config import Scope
 from ..hardware import Hardware
 from ..layout import Layout
+from ._autofocus import AutofocusDevice
 from ._axes import AxisPair, AxisPositioner, check_axis
 from ._camera import CameraDetector, CameraPlan
 from ._events import HardwareEvents
@@ -16,6 +17,7 @@ from ._settings import ChannelSelector, LabelledState, LightGate, MeasuredValue
 from ._volume import VolumeFlyer, VolumePlan
 
 __all__ = [
+    "AutofocusDevice",
     "AxisPair",
     "AxisPositioner",
     "CameraDetector",
@@ -51,6 +53,8 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
                 devices[name] = CameraDetector(name=name, hardware=hardware, settings=settings, recordings=recordings)
             case "state" | "config_group" | "objective":
                 devices[name] = LabelledState(name=name, hardware=hardware, label=settings.label)
+            case "autofocus":
+                devices[name] = AutofocusDevice(name=name, hardware=hardware, settings=settings)
             case "temperature" | "property":
                 devices[name] = MeasuredValue(name=name, hardware=hardware, settings=settings)
     for name, light in scope.lights.items():

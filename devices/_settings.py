@@ -15,14 +15,14 @@ from ..hardware import Hardware, LimitError, UnknownNameError
 from ._status import in_thread
 
 
-class _Setting(OphydObject):
+class Setting(OphydObject):
     """What they share: a name, the hardware, one value that is read when asked."""
 
     dtype = "string"
     units = ""
 
-    def __init__(self, *, name: str, hardware: Hardware, label: str) -> None:
-        super().__init__(name=name)
+    def __init__(self, *, name: str, hardware: Hardware, label: str, parent: Any = None) -> None:
+        super().__init__(name=name, parent=parent)
         self._hardware = hardware
         self.label = label
 
@@ -52,7 +52,7 @@ class _Setting(OphydObject):
         return {}
 
 
-class LabelledState(_Setting):
+class LabelledState(Setting):
     """A device with labelled positions: a filter wheel or an objective turret. ``set("BP525")`` waits for it."""
 
     def get(self) -> str:
@@ -73,7 +73,7 @@ class LabelledState(_Setting):
         return in_thread(lambda: self._hardware.select(self.name, value), self)
 
 
-class MeasuredValue(_Setting):
+class MeasuredValue(Setting):
     """A temperature in °C, or one property of a device."""
 
     def __init__(self, *, name: str, hardware: Hardware, settings: Temperature | Property) -> None:
@@ -113,7 +113,7 @@ class MeasuredValue(_Setting):
         return in_thread(lambda: self._hardware.set_value(self.name, value), self)
 
 
-class LightGate(_Setting):
+class LightGate(Setting):
     """A light's gate. ``set(True)`` opens it at the lowest power, ``set(False)`` closes it; ``set(2.5)`` opens it at 2.5 %.
 
     Plans seldom need it: a camera opens the gate for the exposure alone (`FrameSettings.light`).
@@ -149,7 +149,7 @@ class LightGate(_Setting):
         self._hardware.set_light(self.name, False)
 
 
-class ChannelSelector(_Setting):
+class ChannelSelector(Setting):
     """Which channel's preset and filter are in place. ``set("gfp")`` applies them; it opens no gate."""
 
     def __init__(self, *, name: str, hardware: Hardware, scope: Scope) -> None:

@@ -246,7 +246,9 @@ class Axes:
         here = self._here([name], led=True)
         low, high = self.envelope.limits(name, objective)
         start, tolerance = here[name], self.axis(name).tolerance
-        self.envelope.check_target(name, min(max(start, low), high) if low - tolerance <= start <= high + tolerance else start)
+        self.envelope.check_target(
+            name, min(max(start, low), high) if low - tolerance <= start <= high + tolerance else start
+        )
         if reach is not None:
             low, high = max(low, start - reach), min(high, start + reach)
         anchor = self._anchor

@@ -21,6 +21,7 @@ LOOKING = (
     "labels",
     "label",
     "light",
+    "focus_state",
     "value",
     "recording",
     "checksums",

@@ -65,6 +65,11 @@ class Envelope:
             asked |= retracted if anchored and not moving & retracted else set(self._axes) - self._galvos
         return asked
 
+    def share_a_box(self, name: str, others: Iterable[str]) -> bool:
+        """Whether this axis and one of the others could meet: a box of ``safety.collision`` names both."""
+        others = set(others)
+        return any(name in box and others & set(box) for box in self._safety.collision)
+
     def limits(self, name: str, objective: str | None) -> Limits:
         """Limits of an axis with this objective in place (None: unknown); low > high where nothing is allowed."""
         axis = self.axis(name)

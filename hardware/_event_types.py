@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-EventKind = Literal["position", "label", "value", "light", "exposure", "interlock", "halt"]
+EventKind = Literal["position", "label", "value", "light", "exposure", "focus", "interlock", "halt"]
 
 
 class _Value(BaseModel):
@@ -24,7 +24,7 @@ class HardwareEvent(_Value):
     name: str
     """As in the scope file: an axis (``xy.x``), a device, a light or a camera."""
     value: bool | float | str
-    """Position in µm or degrees, label, property, gate open or not, exposure in ms."""
+    """Position in µm or degrees, label, property, gate open or not, focus locked or not, exposure in ms."""
 
 
 class EventBatch(_Value):

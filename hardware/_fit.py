@@ -18,6 +18,7 @@ TYPES = {
     "camera": ("CameraDevice",),
     "state": ("StateDevice",),
     "objective": ("StateDevice",),
+    "autofocus": ("AutoFocusDevice",),
 }
 
 
@@ -99,6 +100,12 @@ class _Fit:
                     f"{where}.label",
                     f"{device.label!r} is a {got}, a device of kind {device.kind} needs a {wanted[0]}",
                 )
+            if device.kind == "stage" and got == "StageDevice" and self._mm.isContinuousFocusDrive(device.label):
+                yield (
+                    f"{where}.label",
+                    f"{device.label!r} is the offset of an autofocus, which moves another stage past its limits: take it"
+                    " out, and state `offset` at the autofocus",
+                )
             if isinstance(device, Temperature):
                 yield from self._property(f"{where}.property", device.label, device.property, writes=False)
                 if device.setpoint is not None:
@@ -110,7 +117,7 @@ class _Fit:
                 if {(device.label, device.property), (device.label, "")} & guarded:
                     yield (
                         f"{where}.property",
-                        f"{device.label}.{device.property} belongs to a light, an axis or the objective: use that",
+                        f"{device.label}.{device.property} belongs to a light, an axis, the objective or the autofocus: use that",
                     )
 
     def _group(self, where: str, group: str) -> Iterator[tuple[str, str]]:
@@ -127,7 +134,7 @@ class _Fit:
                 if label in guarded:
                     yield (
                         where,
-                        f"[{group}, {preset}] sets {label}.{prop}, a light, an axis or the objective: take it out",
+                        f"[{group}, {preset}] sets {label}.{prop}, light, axis, objective or autofocus: take it out",
                     )
 
     def _firmware(self) -> Iterator[tuple[str, str]]:
@@ -147,6 +154,8 @@ class _Fit:
             yield from ((turret.label, "Label"), (turret.label, "State"))
         for axis in self._scope.axes().values():
             yield axis.label, "Position"
+        for autofocus in self._scope.of_kind("autofocus").values():
+            yield autofocus.label, ""
         for light in self._scope.lights.values():
             for part in (light.gate, light.power, light.emission):
                 if part is not None and part != "fixed":
@@ -224,7 +233,7 @@ class _Fit:
                         if label in guarded:
                             yield (
                                 f"{where}.preset",
-                                f"[{group}, {preset}] sets {label}.{prop}, a light, an axis or the objective: take it out",
+                                f"[{group}, {preset}] sets {label}.{prop}, light, axis, objective or autofocus: take it out",
                             )
             wheel = self._scope.filter_of(channel)
             if wheel is not None:

@@ -175,7 +175,13 @@ class Microscope:
         self._events = Events()
         self._callbacks = Callbacks(self._core, scope, self._axes, self._events, lambda: self._recorder.idle)
         self._focusing = Focusing(
-            self._core, scope, self._axes, self._safety, self._callbacks.read_back, self._recorder.interrupt
+            self._core,
+            scope,
+            self._axes,
+            self._safety,
+            publish=self._callbacks.read_back,
+            tell=lambda name, locked: self._events.publish("focus", name, locked),
+            interrupt=self._recorder.interrupt,
         )
         self._safety.watch(
             motion=self._axes.stop_steps(),
@@ -391,17 +397,13 @@ class Microscope:
     def lock_focus(self, autofocus: str, on: bool, offset: float | None = None) -> FocusState:
         if on:
             self._idle("lock_focus")
-            return self._focus_told(autofocus, self._focusing.lock(autofocus, offset))
+            return self._focusing.lock(autofocus, offset)
         self._alive()
-        return self._focus_told(autofocus, self._focusing.release(autofocus))
+        return self._focusing.release(autofocus)
 
     def focus_state(self, autofocus: str) -> FocusState:
         self._alive()
-        return self._focus_told(autofocus, self._focusing.state(autofocus))
-
-    def _focus_told(self, autofocus: str, state: FocusState) -> FocusState:
-        self._events.publish("focus", autofocus, state.locked)
-        return state
+        return self._focusing.state(autofocus)
 
     def set_light(self, light: str, on: bool, power_pct: float | None = None, max_s: float | None = None) -> LightState:
         if on:

@@ -126,9 +126,7 @@ class References:
         if "why" in lost:
             return f"{name} {lost['why']}"
         left = "an unknown position" if lost["left"] is None else f"{lost['left']:g}"
-        return (
-            f"{name} was left at {left} and stood at {lost['found']:g} {self._units.get(name, '')} though nobody moved it"
-        )
+        return f"{name} was left at {left} and stood at {lost['found']:g} {self._units.get(name, '')} though nobody moved it"
 
     def lose(self, name: str, found: float | None, why: str) -> None:
         """Something moved this axis where it may not be (``found`` None: nobody knows where), though it be never compared.

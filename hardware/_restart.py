@@ -58,13 +58,13 @@ def needs_person(scope: Scope, left: dict[str, int] | None) -> str | None:
 
 
 def first_lines(lines: Iterable[str], scope: Scope) -> list[str]:
-    """The part of a ``.cfg`` that the lights and the scanners need: their devices, hubs, ports, and labels; no presets."""
+    """The part of a ``.cfg`` that the lights, the scanners and the autofocus need: their devices, hubs, ports, labels; no presets."""
     rows = [(line, [field.strip() for field in line.split(",")]) for line in lines]
     rows = [(line, fields) for line, fields in rows if line.strip() and not line.lstrip().startswith("#")]
     devices = {fields[1] for _, fields in rows if fields[0] == "Device" and len(fields) > 3}
     wanted = _labels(scope) & devices
     moving = {device.label for device in scope.devices.values() if device.moves_on_init}
-    wanted |= {galvo.label for galvo in scope.of_kind("galvo").values()} & devices - moving
+    wanted |= {part.label for part in scope.of_kind("galvo", "autofocus").values()} & devices - moving
     while True:  # hubs, serial ports, and devices that another one is made of
         needed = set()
         for _, fields in rows:

@@ -114,6 +114,7 @@ def _device(name: str, device: Any, state: HardwareState) -> ScopeDevice:
         current=state.labels.get(name),
         value=state.values.get(name),
         choices=stated.get("choices"),
+        focus=state.focus.get(name),
         view=stated.get("view"),
         error=state.errors.get(name),
     )

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ..hardware import CameraState, LightState, SafetyState
+from ..hardware import CameraState, FocusState, LightState, SafetyState
+from ..ledger import Control, Hold
 
 
 class _Answer(BaseModel):
@@ -108,6 +109,8 @@ class ScopeDevice(_Answer):
     choices: list[str] | None = None
     view: str | None = None
     error: str | None = None
+    focus: FocusState | None = None
+    """Of the autofocus: its focus lock, and the stage that it moves."""
 
 
 class ScopeLight(_Answer):

@@ -66,7 +66,7 @@ def refusal(folder: Path, make_scope: MakeScope, **edits: list[tuple[str, str]])
                 "{label: Laser488 TTL, kind: property, property: State",
             ),
             "devices.laser_line.property",
-            "belongs to a light, an axis or the objective",
+            "belongs to a light, an axis, the objective",
         ),
         (
             ("process: own", "process: own\n  core_per_camera: [cam_a]"),

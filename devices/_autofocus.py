@@ -1,0 +1,105 @@
+"""An autofocus: ``trigger`` focuses once, ``set`` engages and releases the focus lock."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from ophyd.status import Status
+
+from ..config import Autofocus as AutofocusSettings
+from ..hardware import FocusState, Hardware, LimitError, NotAllowedError
+from ._settings import Setting
+from ._status import in_thread
+
+
+class FocusOffset(Setting):
+    """The offset that an autofocus keeps from what it looks at, as its adapter counts it."""
+
+    dtype = "number"
+
+    def __init__(self, *, name: str, hardware: Hardware, parent: AutofocusDevice) -> None:
+        super().__init__(name=name, hardware=hardware, label=parent.label, parent=parent)
+        self.settings = parent.settings
+        self.units = parent.settings.offset_units
+
+    def get(self) -> float:
+        offset = self._hardware.focus_state(self.parent.name).offset
+        if offset is None:
+            raise NotAllowedError(f"{self.name} has no limits (scope.yml: devices.{self.parent.name}.offset)")
+        return offset
+
+    def _extra_description(self) -> dict[str, Any]:
+        low, high = self.settings.offset or (0.0, 0.0)
+        return {"lower_ctrl_limit": low, "upper_ctrl_limit": high}
+
+    def check_value(self, value: float) -> None:
+        low, high = self.settings.offset or (math.inf, -math.inf)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not low <= value <= high:
+            raise LimitError(
+                f"{self.name} {value!r} {self.units} is outside [{low:g}, {high:g}]"
+                f" (scope.yml: devices.{self.parent.name}.offset)",
+                thing=self.name,
+                value=repr(value),
+                limit=[low, high],
+            )
+
+    def set(self, value: float) -> Status:
+        """Engage the lock at this offset; done when it has locked."""
+        self.check_value(value)
+        return in_thread(lambda: self._hardware.lock_focus(self.parent.name, True, float(value)), self)
+
+
+class AutofocusDevice(Setting):
+    """``set(True)`` engages the focus lock and is done when it has locked, ``set(False)`` releases it; ``trigger`` focuses
+    once. It reads whether it has locked. While it is engaged nobody else moves its stage (`FocusLockError`).
+    """
+
+    dtype = "boolean"
+
+    def __init__(self, *, name: str, hardware: Hardware, settings: AutofocusSettings) -> None:
+        super().__init__(name=name, hardware=hardware, label=settings.label)
+        self.settings = settings
+        self.offset = FocusOffset(name=f"{name}_offset", hardware=hardware, parent=self)
+
+    def state(self) -> FocusState:
+        return self._hardware.focus_state(self.name)
+
+    def get(self) -> bool:
+        return self.state().locked
+
+    def check_value(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise LimitError(
+                f"{self.name} is set to True (lock) or False (release), not {value!r}",
+                thing=self.name,
+                value=repr(value),
+                limit=[False, True],
+            )
+
+    def set(self, value: bool) -> Status:
+        self.check_value(value)
+        return in_thread(lambda: self._hardware.lock_focus(self.name, value), self)
+
+    def trigger(self) -> Status:
+        """Focus once; done when the stage stands still and is read back inside its limits."""
+        return in_thread(lambda: self._hardware.focus(self.name), self)
+
+    def stop(self, *, success: bool = False) -> None:
+        self._hardware.lock_focus(self.name, False)
+
+    def read_configuration(self) -> dict[str, dict[str, Any]]:
+        state, now = self.state(), time.time()
+        values: dict[str, Any] = {f"{self.name}_axis": state.axis}
+        if state.offset is not None:
+            values[f"{self.name}_offset"] = state.offset
+        return {key: {"value": value, "timestamp": now} for key, value in values.items()}
+
+    def describe_configuration(self) -> dict[str, dict[str, Any]]:
+        source = f"mm:{self.label}"
+        described: dict[str, dict[str, Any]] = {f"{self.name}_axis": {"source": source, "dtype": "string", "shape": []}}
+        if self.settings.offset is not None:
+            described |= self.offset.describe()
+        return described
