@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..hardware import CameraState, FocusState, LightState, SafetyState
-from ..ledger import Control, Hold
 
 
 class _Answer(BaseModel):
