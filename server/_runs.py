@@ -6,22 +6,15 @@ are read; a last line without its newline is not yet written.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ..config import Scope
-from ..layout import Layout, frames_on_disk, resolve_uri
+from ..layout import Layout, frames_on_disk
+from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
 from ._models import Dataset, Run
 from ._problems import Problem
 
-_UID = re.compile(r"[A-Za-z0-9-]{8,64}")
-_FREQUENT = tuple(
-    f'{{"name":{space}"{name}"'.encode() for name in ("event", "event_page", "stream_datum") for space in ("", " ")
-)
-"""How lines begin that say nothing about a run as a whole; there may be 10^5 of them."""
 _STATUS: dict[str, Literal["succeeded", "failed", "aborted"]] = {
     "success": "succeeded",
     "fail": "failed",
@@ -42,17 +35,20 @@ def read_run(scope: Scope, layout: Layout, uid: str, tiled: str | None) -> Run:
     Problem
         ``unknown_run`` for a uid without a document log, ``unreadable_run`` for a log that is damaged.
     """
-    if not _UID.fullmatch(uid):
-        raise Problem("unknown_run", f"{uid[:80]!r} is no run's uid (8 to 64 letters, digits and hyphens)")
     try:
+        check_uid(uid)
         with layout.document_log(uid).open("rb") as file:
-            documents = _Documents(file)
+            documents = RunLog(file)
             writing = documents.unfinished and _is_held(file)
             if documents.unfinished and not writing:  # its writer may have ended it since it was read
                 file.seek(0)
-                documents = _Documents(file)
+                documents = RunLog(file)
     except FileNotFoundError:
         raise Problem("unknown_run", f"no run {uid} is known here") from None
+    except UnknownRunError as error:
+        raise Problem("unknown_run", str(error)) from None
+    except RunLogError as error:
+        raise Problem("unreadable_run", str(error)) from None
     start, stop = documents.start, documents.stop
     if start is None:
         raise Problem("unknown_run", f"run {uid} has not begun: its document log is empty")
@@ -62,7 +58,7 @@ def read_run(scope: Scope, layout: Layout, uid: str, tiled: str | None) -> Run:
         plan=_text(start.get("plan_name")),
         session_id=_text(start.get("session_id")),
         sample_id=_text(start.get("sample_id")),
-        datasets=[_dataset(scope, layout, uid, documents, name, writing, tiled) for name in documents.resources],
+        datasets=[_dataset(scope, layout, uid, dataset, writing, tiled) for dataset in documents.datasets.values()],
     )
 
 
@@ -73,47 +69,6 @@ def _status(
     if stop is None:
         return "running" if writing else "interrupted"
     return "interrupted" if stop.get("interrupted") else _STATUS.get(stop.get("exit_status", ""), "failed")
-
-
-class _Documents:
-    """The few documents of a log that say what a run is."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.start: dict[str, Any] | None = None
-        self.stop: dict[str, Any] | None = None
-        self.resources: dict[str, dict[str, Any]] = {}
-        """The stream_resource of each dataset, by data key."""
-        self.data_keys: dict[str, tuple[str, dict[str, Any]]] = {}
-        """By data key: the name of its stream and what the descriptor says of it."""
-        for number, line in enumerate(_complete_lines(file), start=1):
-            if line.startswith(_FREQUENT):
-                continue
-            try:
-                entry = json.loads(line)
-                self._take(entry["name"], entry["doc"])
-            except (ValueError, KeyError, TypeError) as error:
-                name = Path(file.name).name
-                raise Problem("unreadable_run", f"documents/{name}, line {number}: not a document ({error})") from None
-
-    @property
-    def unfinished(self) -> bool:
-        """Begun and not stopped. The writer's lock counts from the start document on: before it may not be taken yet."""
-        return self.start is not None and self.stop is None
-
-    def _take(self, name: str, doc: dict[str, Any]) -> None:
-        if name == "start":
-            self.start = doc
-        elif name == "stop":
-            self.stop = doc
-        elif name == "stream_resource":
-            self.resources[doc["data_key"]] = doc
-        elif name == "descriptor":
-            for key, described in doc["data_keys"].items():
-                self.data_keys[key] = (doc.get("name", "primary"), described)
-
-
-def _complete_lines(file: BinaryIO) -> Iterator[bytes]:
-    return (line for line in file if line.endswith(b"\n"))
 
 
 def _is_held(file: BinaryIO) -> bool:
@@ -130,32 +85,19 @@ def _is_held(file: BinaryIO) -> bool:
     return False
 
 
-def _dataset(
-    scope: Scope, layout: Layout, uid: str, documents: _Documents, name: str, writing: bool, tiled: str | None
-) -> Dataset:
-    resource = documents.resources[name]
-    parameters = resource.get("parameters", {})
-    stream, described = documents.data_keys.get(name, ("primary", {}))
-    uri = parameters.get("uri_client", resource.get("uri", ""))
-    volume = _seen_from(scope, layout, uri, "tiled")  # Tiled runs on this machine
-    clients = _seen_from(scope, layout, uri, "clients")
+def _dataset(scope: Scope, layout: Layout, uid: str, found: RunDataset, writing: bool, tiled: str | None) -> Dataset:
+    volume = found.path(layout, scope, "tiled")  # Tiled runs on this machine
+    clients = found.path(layout, scope, "clients")
     written = None if volume is None else frames_on_disk(volume)
     return Dataset(
-        name=name,
-        uri=uri,
+        name=found.name,
+        uri=found.uri,
         path=None if clients is None else str(clients),
-        shape=[parameters.get("frames_planned") if writing else written, *described.get("shape", [])[-2:]],
-        dtype=_dtype_name(described.get("dtype_numpy", "")),
+        shape=[found.planned if writing else written, *found.described.get("shape", [])[-2:]],
+        dtype=_dtype_name(found.described.get("dtype_numpy", "")),
         frames_written=written,
-        tiled=f"{tiled}/metadata/{uid}/{stream}/{name}" if tiled else None,
+        tiled=f"{tiled}/metadata/{uid}/{found.stream}/{found.name}" if tiled else None,
     )
-
-
-def _seen_from(scope: Scope, layout: Layout, uri: str, view: str) -> Path | None:
-    try:
-        return resolve_uri(layout, scope, uri, view)
-    except ValueError:  # outside the storage roots, or under one that the scope no longer has
-        return None
 
 
 def _text(value: Any) -> str | None:

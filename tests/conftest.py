@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from queuescope.config import Scope, load_scope
-from queuescope.hardware import Hardware, connect
+from queuescope.hardware import DatasetPlan, Hardware, connect
+from queuescope.hardware._ome_zarr import DatasetFiles, DirectBuffer
 from queuescope.layout import DATA_ENV, SCOPE_ENV, Layout
 from queuescope.scripts._probes import NoAnswer, http_request
 
@@ -181,3 +184,112 @@ def another_stack(tmp_path: Path) -> Iterator[Stack]:
     yield found
     if found.layout.lock.exists():
         found.down()
+
+
+class WrittenRun:
+    """A run on disk without a microscope: its document log as the worker writes it, its volumes written by the recorder's files.
+
+    ``frames`` holds what was "acquired", by dataset: random pixels, so that no two frames are alike.
+    """
+
+    def __init__(self, layout: Layout, status: str | None = "success") -> None:
+        self.layout, self.uid = layout, str(uuid.uuid4())
+        self.status = status
+        self.frames: dict[str, list[np.ndarray]] = {}
+        self._files: dict[str, DatasetFiles] = {}
+        self._buffer = DirectBuffer()
+        self._random = np.random.default_rng(7)
+        for folder in (layout.volumes, layout.documents):
+            folder.mkdir(parents=True, exist_ok=True)
+        start = {"uid": self.uid, "time": 1.7e9, "plan_name": "acquire_volume", "sample_id": "e1", "session_id": "s1"}
+        self.document("start", start | {"scan_id": 1, "plan_args": {"slices": 3}})
+
+    def document(self, name: str, doc: dict[str, Any]) -> None:
+        with self.layout.document_log(self.uid).open("a") as file:
+            file.write(json.dumps({"name": name, "doc": doc}) + "\n")
+
+    def dataset(
+        self,
+        name: str = "cam_a",
+        frames: int = 3,
+        shape: tuple[int, int] = (16, 24),
+        dtype: str = "uint16",
+        planned: int | None = None,
+        told: bool = True,
+        **plan: Any,
+    ) -> np.ndarray:
+        """Write ``frames`` frames and the documents that tell of them; returns them."""
+        planned = frames if planned is None else planned
+        plan = {"axis": "z", "step_um": 2.0, "channel": "gfp"} | plan
+        files = DatasetFiles(
+            self.layout.volumes, self.uid, DatasetPlan(name=name, camera=name, frames=planned, **plan), shape, dtype, 0.5
+        )
+        files.create()
+        self._files[name], self.frames[name] = files, []
+        if told:
+            kind = {"uint8": "|u1", "uint16": "<u2"}[dtype]
+            key = {"source": name, "dtype": "array", "shape": list(shape), "dtype_numpy": kind, "external": "STREAM:"}
+            settings = {f"{name}_exposure_ms": 10.0, f"{name}_bit_depth": 12}
+            configuration = {name: {"data": settings, "timestamps": dict.fromkeys(settings, 1.0), "data_keys": {}}}
+            descriptor = {"uid": f"d-{name}", "run_start": self.uid, "name": "primary", "time": 1.7e9}
+            self.document("descriptor", descriptor | {"data_keys": {name: key}, "configuration": configuration})
+            resource = {
+                "uid": f"r-{name}",
+                "run_start": self.uid,
+                "data_key": name,
+                "mimetype": "application/x-zarr",
+                "uri": (files.path / "0").as_uri().replace("file:///", "file://localhost/"),
+                "parameters": {
+                    "chunk_shape": [1, *shape],
+                    "uri_client": f"data://DATA/volumes/{files.path.name}",
+                    "frames_planned": planned,
+                },
+            }
+            self.document("stream_resource", resource)
+        for _ in range(frames):
+            self.expose(name)
+        return np.array(self.frames[name])
+
+    def expose(self, name: str = "cam_a") -> np.ndarray:
+        """One frame more: its pixels, then its line."""
+        files, index = self._files[name], len(self.frames[name])
+        frame = self._random.integers(0, np.iinfo(files.dtype).max, files.frame_shape, files.dtype)
+        checksum = files.write(index, frame, self._buffer)
+        line = {"index": index, "time": 1.7e9 + 0.02 * index, "position": {"piezo_a": 2.0 * index}, "checksum": checksum}
+        files.append_line(line)
+        self.frames[name].append(frame)
+        return frame
+
+    def volume(self, name: str = "cam_a") -> Path:
+        return self._files[name].path
+
+    def chunk(self, index: int, name: str = "cam_a") -> Path:
+        """The file of one frame's pixels."""
+        return self.volume(name) / "0" / "c" / str(index) / "0" / "0"
+
+    def frame_list(self, name: str = "cam_a") -> Path:
+        return self._files[name].frames_jsonl
+
+    def end(self) -> WrittenRun:
+        """Finish the files, then the stop document."""
+        for name, files in self._files.items():
+            files.finish(len(self.frames[name]))
+        counts = {name: len(frames) for name, frames in self.frames.items()}
+        stop = {"uid": f"s-{self.uid}", "run_start": self.uid, "time": 1.7e9 + 9, "exit_status": self.status}
+        self.document("stop", stop | {"num_events": {}, "frames": counts, "reason": ""})
+        return self
+
+
+@pytest.fixture
+def write_run() -> Iterator[Callable[..., WrittenRun]]:
+    """``write_run(layout)``: a run on disk, begun."""
+    runs: list[WrittenRun] = []
+
+    def begin(layout: Layout, **options: Any) -> WrittenRun:
+        runs.append(WrittenRun(layout, **options))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        for files in run._files.values():
+            files.release()

@@ -16,6 +16,7 @@ FOLDERS = (
     "hardware",
     "ledger",
     "plans",
+    "reading",
     "scopes",
     "scripts",
     "server",
@@ -27,6 +28,7 @@ LIGHT = (
     "queuescope.config",
     "queuescope.layout",
     "queuescope.hardware",
+    "queuescope.reading",
     "queuescope.agents",
     "queuescope.scripts",
 )

@@ -1,0 +1,28 @@
+"""Runs and frames straight from their files, for whoever sees them: the client, the HTTP process, the terminal.
+
+The document log says what a run has, the frame list which frames count, the volume holds them. Everything here only reads, and
+needs neither a server nor Tiled nor Bluesky.
+"""
+
+from ._preview import LARGEST_SCALE, LONGEST_PROJECTION_BYTES, PERCENTILES, Preview, PreviewTooLarge, preview_of, render
+from ._run_log import RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
+from ._volume import FrameError, Stack, Volume, VolumeError
+
+__all__ = [
+    "LARGEST_SCALE",
+    "LONGEST_PROJECTION_BYTES",
+    "PERCENTILES",
+    "FrameError",
+    "Preview",
+    "PreviewTooLarge",
+    "RunDataset",
+    "RunLog",
+    "RunLogError",
+    "Stack",
+    "UnknownRunError",
+    "Volume",
+    "VolumeError",
+    "check_uid",
+    "preview_of",
+    "render",
+]
