@@ -237,6 +237,7 @@ def complete_app() -> typer.Typer:
         _plan_commands,
         _safety_commands,
         _sample_commands,
+        _verify_command,
     )
 
     for commands in (
@@ -247,6 +248,7 @@ def complete_app() -> typer.Typer:
         _init_command,
         _doctor_command,
         _bench_commands,
+        _verify_command,
     ):
         commands.add_to(app)
     return app
