@@ -41,9 +41,9 @@ def exposure_s(scope: Scope, camera: str | None, settings: FrameSettings) -> flo
     return asked / 1000  # what lies outside is refused, at once
 
 
-def allowance_s(scope: Scope, name: str, values: Mapping[str, Any]) -> float:
-    """What this call may take beyond `call_timeout_s`."""
-    axes = scope.axes()
+def allowance_s(scope: Scope, name: str, values: Mapping[str, Any], axes: Mapping[str, Axis] | None = None) -> float:
+    """What this call may take beyond `call_timeout_s`. ``axes``: those of the scope, where the caller keeps them."""
+    axes = scope.axes() if axes is None else axes
     match name:
         case "move":
             return travel_s(axes[target] for target in values["targets"] if target in axes)

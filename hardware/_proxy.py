@@ -33,6 +33,7 @@ class ProxyHardware(HardwareCalls):
 
     def __init__(self, scope: Scope, address: Address, key: str, link: Link | None = None) -> None:
         self._scope, self._address, self._link = scope, address, link
+        self._axes = scope.axes()
         self._introduction = f"{key} {uuid.uuid4()}"
         """The key, and who this client is: the hardware puts itself safe when the one that drove it vanishes."""
         self._lock = threading.Lock()
@@ -43,7 +44,8 @@ class ProxyHardware(HardwareCalls):
     def _carry(self, call: Call, values: dict[str, Any]) -> Any:
         if call.name in URGENT:
             return call.unpack_result(self._send_urgently(call.name, call.pack_arguments(values)))
-        limit_s = self._scope.micromanager.call_timeout_s + allowance_s(self._scope, call.name, values) + REPLY_S
+        allowed_s = allowance_s(self._scope, call.name, values, self._axes)
+        limit_s = self._scope.micromanager.call_timeout_s + allowed_s + REPLY_S
         return call.unpack_result(self.send(call.name, call.pack_arguments(values), limit_s))
 
     def _send_urgently(self, name: str, payload: bytes) -> bytes:

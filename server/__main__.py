@@ -70,6 +70,9 @@ def application(scope: Scope, layout: Layout) -> Guard:
     path = write_http_settings(layout, http_settings(scope, layout, database_uri(layout)))
     # What `bluesky_httpserver.server:app` does, without its last step: that logs every setting, keys among them.
     app = build_app(**construct_build_app_kwargs(parse_configs(path), source_filepath=str(path)))
+    # Upstream's end waits for one poll of its monitors after another, 2 to 3 s. They hold nothing that the process's end
+    # doesn't free, and the loop cancels them when it ends (decision 0041).
+    app.router.on_shutdown.clear()
     keys = RoleKeys(app.dependency_overrides[get_settings]().database_settings)
 
     async def queue_items() -> list[dict[str, Any]]:

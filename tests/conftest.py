@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +26,58 @@ from queuescope.layout import DATA_ENV, SCOPE_ENV, Layout
 from queuescope.scripts._probes import NoAnswer, http_request
 
 COMMAND = (sys.executable, "-m", "queuescope.scripts")
+
+TOGETHER = ("stack_no_catalog", "stand", "stack", "guarded")
+"""Fixtures that start processes once a session: whoever uses one runs in the same process."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several test processes (``-n``): what shares a fixture stays together, any other test goes where there is room.
+
+    The longest come first, so that no process is left alone with one at the end.
+    """
+    if not getattr(config.option, "loadgroup", False):  # what `--dist loadgroup` becomes in a test process
+        return
+    for item in items:
+        if (group := _group(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _group(item: pytest.Item) -> str | None:
+    """What this test shares: a session's processes, or fixtures of its module; None where it shares nothing."""
+    fixtures: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 (private)
+    for name in TOGETHER:
+        if name in fixtures:
+            return f"{name} of {fixtures[name][-1].baseid}"
+    shares = any(one.scope in ("class", "module") for found in fixtures.values() for one in found)
+    return str(item.path) if shares else None
+
+
+def _turn(item: pytest.Item) -> int:
+    """0: on the stack that lives longest; 1: on a stack of its own; 2: with others; 3: alone and short."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "stack_no_catalog" in fixtures:
+        return 0
+    if "another_stack" in fixtures:
+        return 1
+    return 2 if any(item.iter_markers("xdist_group")) else 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_works() -> None:
+    """A shell that starts the tests in the background has them ignore SIGINT, and whatever they start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_runtime_folder() -> Iterator[None]:
+    """Unix sockets lie in a folder with a short path, which goes when the tests end."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="qs") as folder:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 def command(
@@ -222,7 +276,12 @@ class WrittenRun:
         planned = frames if planned is None else planned
         plan = {"axis": "z", "step_um": 2.0, "channel": "gfp"} | plan
         files = DatasetFiles(
-            self.layout.volumes, self.uid, DatasetPlan(name=name, camera=name, frames=planned, **plan), shape, dtype, 0.5
+            self.layout.volumes,
+            self.uid,
+            DatasetPlan(name=name, camera=name, frames=planned, **plan),
+            shape,
+            dtype,
+            0.5,
         )
         files.create()
         self._files[name], self.frames[name] = files, []
@@ -255,7 +314,12 @@ class WrittenRun:
         files, index = self._files[name], len(self.frames[name])
         frame = self._random.integers(0, np.iinfo(files.dtype).max, files.frame_shape, files.dtype)
         checksum = files.write(index, frame, self._buffer)
-        line = {"index": index, "time": 1.7e9 + 0.02 * index, "position": {"piezo_a": 2.0 * index}, "checksum": checksum}
+        line = {
+            "index": index,
+            "time": 1.7e9 + 0.02 * index,
+            "position": {"piezo_a": 2.0 * index},
+            "checksum": checksum,
+        }
         files.append_line(line)
         self.frames[name].append(frame)
         return frame

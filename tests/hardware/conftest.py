@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,14 +27,6 @@ from queuescope.layout import Layout
 
 SENSOR = 128
 """Pixels a side of the two light-sheet cameras; the overview camera has 100, which no direct write can take."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def short_runtime_folder() -> Iterator[None]:
-    """Unix sockets lie in a folder with a short path, which goes when the tests end."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="qs") as folder:
-        patch.setenv("XDG_RUNTIME_DIR", folder)
-        yield
 
 
 def scope_in(
