@@ -410,9 +410,20 @@ class Queue(_Part):
     on_failure: Literal["continue", "wait"] = "continue"
 
 
+ApprovalRule = Literal["none", "first_of_kind", "all"]
+
+
 class Agents(_Part):
     require_key: bool = True
-    approval: Literal["none", "first_of_kind", "all"] = "none"
+    approval: ApprovalRule | dict[Literal["agent", "operator", "admin"], ApprovalRule] = "none"
+    """Whose plans wait until an operator approves them: a rule for agents, or one for each role by its name.
+    ``first_of_kind``: the first of each plan and sample."""
+
+    def approval_of(self, role: str) -> ApprovalRule:
+        """The rule for this role's plans; queueserver's group ``primary``, the owner of the machine, is an operator."""
+        given = {"agent": self.approval} if isinstance(self.approval, str) else self.approval
+        rules: dict[str, ApprovalRule] = {str(name): rule for name, rule in given.items()}
+        return rules.get("operator" if role == "primary" else role, "none")
 
 
 class Http(_Part):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..hardware import Hardware, HardwareGoneError, HardwareInfo, HardwareTimeout
+from ..hardware import Hardware, HardwareGoneError, HardwareInfo, HardwareTimeout, ReleasedError
 
 log = logging.getLogger("queuescope.devices")
 
@@ -36,6 +36,8 @@ class Reconnection:
 
         Raises
         ------
+        ReleasedError
+            Where a person has handed it to another program.
         HardwareGoneError, HardwareTimeout
             Where it has not come back within ``timeout_s``.
         """
@@ -45,6 +47,8 @@ class Reconnection:
                 info = self._hardware.info()
                 if info.stage == "ready":
                     break
+                if info.stage == "released":  # perhaps for days: nothing must begin by itself when it ends
+                    raise ReleasedError(str(info.waits), thing="hardware")
                 if info.stage == "waiting":
                     deadline = time.monotonic() + timeout_s
             except (HardwareGoneError, HardwareTimeout):

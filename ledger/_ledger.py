@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
+_FIRST = """
 CREATE TABLE executions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     item_uid TEXT NOT NULL UNIQUE,
@@ -36,6 +35,35 @@ CREATE TABLE executions (
 CREATE INDEX executions_by_key ON executions (op_key);
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
+_PEOPLE = """
+CREATE TABLE approvals (
+    item_uid TEXT NOT NULL,
+    body TEXT NOT NULL,
+    op_key TEXT,
+    plan TEXT NOT NULL,
+    kwargs TEXT NOT NULL,
+    sample_id TEXT,
+    user_group TEXT NOT NULL,
+    asked_at REAL NOT NULL,
+    state TEXT NOT NULL DEFAULT 'pending',
+    decided_by TEXT,
+    reason TEXT,
+    decided_at REAL,
+    PRIMARY KEY (item_uid, body)
+);
+CREATE INDEX approvals_by_kind ON approvals (user_group, plan, state);
+CREATE TABLE samples (
+    id TEXT PRIMARY KEY,
+    facts TEXT NOT NULL,
+    opened_by TEXT NOT NULL,
+    opened_at REAL NOT NULL,
+    closed_by TEXT,
+    closed_at REAL
+);
+"""
+_STEPS = (_FIRST, _PEOPLE)
+"""What makes each version of the file out of the one before."""
+SCHEMA_VERSION = len(_STEPS)
 
 
 @dataclass(frozen=True)
@@ -63,14 +91,14 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._connect() as connection:
-            if _version(connection) == 0:
+        with self.connect() as connection:
+            if _version(connection) < SCHEMA_VERSION:
                 connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
                 connection.execute("BEGIN IMMEDIATE")
-                if _version(connection) == 0:  # unless another process was first
-                    for statement in _SCHEMA.split(";"):
+                for step in _STEPS[_version(connection) :]:  # none where another process was first
+                    for statement in step.split(";"):
                         connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.execute(f"PRAGMA user_version = {max(SCHEMA_VERSION, _version(connection))}")
             if (version := _version(connection)) != SCHEMA_VERSION:
                 raise RuntimeError(
                     f"{path} has ledger schema {version}, this version of queuescope reads {SCHEMA_VERSION}:"
@@ -78,7 +106,7 @@ class Ledger:
                 )
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
+    def connect(self) -> Iterator[sqlite3.Connection]:
         """A connection whose work is committed at the end, on disk when that returns."""
         connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
         connection.row_factory = sqlite3.Row
@@ -102,7 +130,7 @@ class Ledger:
         user_group: str,
     ) -> None:
         """Record that a plan starts now."""
-        with self._connect() as connection:
+        with self.connect() as connection:
             connection.execute(
                 "INSERT INTO executions (item_uid, op_key, attempt, plan, kwargs, user, user_group, state, started_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, 'running', ?)",
@@ -111,7 +139,7 @@ class Ledger:
 
     def add_run(self, item_uid: str, run_uid: str) -> None:
         """Record a run at its opening, so that it is known even if the worker dies in it."""
-        with self._connect() as connection:
+        with self.connect() as connection:
             connection.execute(
                 "UPDATE executions SET run_uids = json_insert(run_uids, '$[#]', ?) WHERE item_uid = ?",
                 (run_uid, item_uid),
@@ -120,7 +148,7 @@ class Ledger:
     def set_state(self, item_uid: str, state: str, *, result: Any = None, error: str | None = None) -> None:
         """Record ``running``, ``paused`` or an end; an end carries the plan's result or the error."""
         finished = None if state in ("running", "paused") else time.time()
-        with self._connect() as connection:
+        with self.connect() as connection:
             connection.execute(
                 "UPDATE executions SET state = ?, result = ?, error = ?, finished_at = ? WHERE item_uid = ?",
                 (state, None if result is None else json.dumps(result), error, finished, item_uid),
@@ -137,7 +165,7 @@ class Ledger:
         return self._one("EXISTS (SELECT 1 FROM json_each(run_uids) WHERE value = ?)", run_uid)
 
     def _one(self, condition: str, value: str) -> Execution | None:
-        with self._connect() as connection:
+        with self.connect() as connection:
             row = connection.execute(
                 f"SELECT * FROM executions WHERE {condition} ORDER BY id DESC LIMIT 1",
                 (value,),
@@ -146,7 +174,7 @@ class Ledger:
 
     def next_scan_id(self) -> int:
         """The next run number: 1, 2, 3 … over all restarts."""
-        with self._connect() as connection:
+        with self.connect() as connection:
             (value,) = connection.execute(
                 "INSERT INTO counters VALUES ('scan_id', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value"
             ).fetchone()

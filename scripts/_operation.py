@@ -82,9 +82,15 @@ def new_key() -> str:
     return f"cli-{secrets.token_hex(8)}"
 
 
-def submit(rest: Rest, plan: str, kwargs: dict[str, Any], key: str) -> str:
-    """Put a plan at the end of the queue; return its item UID. `RestError` where the server refuses it."""
+def submit(rest: Rest, plan: str, kwargs: dict[str, Any], key: str, lock_key: str | None = None) -> str:
+    """Put a plan at the end of the queue; return its item UID. `RestError` where the server refuses it.
+
+    With ``lock_key`` for the person who has the microscope, while the queue is locked and stopped: the plan runs at once, and
+    nothing else does.
+    """
     item = {"item_type": "plan", "name": plan, "args": [], "kwargs": kwargs, "meta": {"op_key": key}}
+    if lock_key is not None:
+        return str(rest.post("/api/queue/item/execute", {"item": item, "lock_key": lock_key})["item"]["item_uid"])
     return str(rest.post("/api/queue/item/add", {"item": item})["item"]["item_uid"])
 
 

@@ -12,7 +12,7 @@ from rich.pretty import Pretty
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..layout import Layout
-from ..ledger import Ledger
+from ..ledger import Ledger, read_control
 from . import _operation
 from ._operation import Outcome
 from ._rest import Rest, RestError
@@ -112,7 +112,8 @@ def run(
         fail(str(error))
     rest = Rest.of(layout, running(layout))
     began = time.monotonic()
-    outcome = submit_and_follow(rest, plan, kwargs, key or _operation.new_key())
+    lock_key = layout.key("control") if read_control(layout).mode != "agents" else None
+    outcome = submit_and_follow(rest, plan, kwargs, key or _operation.new_key(), lock_key)
     seconds = round(time.monotonic() - began, 2)
     try:
         runs = [rest.get(f"/api/runs/{uid}") for uid in outcome.run_uids]
@@ -132,10 +133,10 @@ def run(
     say.print(f"[bold green]completed[/] in {seconds:.1f} s")
 
 
-def submit_and_follow(rest: Rest, plan: str, kwargs: dict[str, Any], key: str) -> Outcome:
+def submit_and_follow(rest: Rest, plan: str, kwargs: dict[str, Any], key: str, lock_key: str | None = None) -> Outcome:
     """Submit a plan and show a progress bar until it ended; Ctrl-C cancels it. Fails where it is refused."""
     try:
-        item_uid = _operation.submit(rest, plan, kwargs, key)
+        item_uid = _operation.submit(rest, plan, kwargs, key, lock_key)
     except RestError as error:
         fail(str(error))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -159,6 +159,15 @@ def ready(url: str, key: str, timeout_s: float = 5.0) -> tuple[bool, list[str]]:
     return False, reasons(body) or [f"GET /api/ready gave {status}"]
 
 
+def holds(url: str, key: str, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+    """What waits, and for whom (``GET /api/ready``); nothing where nobody answers."""
+    try:
+        _, body = http_request(f"{url}/api/ready", key, timeout_s=timeout_s)
+    except NoAnswer:
+        return []
+    return list(body.get("holds") or []) if isinstance(body, dict) else []
+
+
 def reasons(body: Any) -> list[str]:
     """The reasons in the 503 answer of ``GET /api/ready``, in people's words."""
     found = body.get("reasons") if isinstance(body, dict) else None

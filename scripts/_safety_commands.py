@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import time
 from typing import Annotated, Any
 
@@ -84,19 +85,24 @@ def rearm(
 def control(
     mode: Annotated[str, typer.Argument(metavar="agents|person|maintenance", help="Who has the microscope now.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; agents are told.")],
+    by: Annotated[str | None, typer.Option("--by", help="Who takes it; by default the user's name.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Take the microscope over, or hand it to the agents. A running plan pauses at its next checkpoint meanwhile."""
+    """Take the microscope over, or hand it to the agents. A running plan pauses at its next checkpoint meanwhile.
+
+    While you have it, 'queuescope run' runs your plan at once, and agents' plans wait.
+    """
     layout = Layout(data)
     try:
-        answer = Rest.of(layout, running(layout)).post("/api/scope/control", {"mode": mode, "reason": reason})
+        body = {"mode": mode, "reason": reason, "by": by or getpass.getuser()}
+        answer = Rest.of(layout, running(layout)).post("/api/scope/control", body)
     except RestError as error:
         fail(str(error))
     if as_json:
         print_json(answer)
     else:
-        show.print(f"[bold]{answer['control']['mode']}[/] in control")
+        show.print(f"[bold]{answer['control']['mode']}[/] in control, by {answer['control']['by']}", soft_wrap=True)
         for problem in answer["problems"]:
             say.print(f"the queue: {problem}", markup=False)
     raise typer.Exit(1 if answer["problems"] else 0)

@@ -126,17 +126,19 @@ def _http_answers(url: str, key: str) -> None:
 def _ready(url: str, key: str, layout: Layout) -> None:
     ready, reasons = _probes.ready(url, key)
     if _people_hold(layout):  # then no plan would run, and that is as it must be
-        reasons = [reason for reason in reasons if not reason.startswith(("queue:", "hardware: halted"))]
+        expected = ("queue:", "hardware: halted", "hardware: released")
+        reasons = [reason for reason in reasons if not reason.startswith(expected)]
         ready = not reasons
     if not ready:
         raise NoAnswer("; ".join(reasons))
 
 
 def _people_hold(layout: Layout) -> bool:
-    """The microscope is halted, or a person has it: the queue must not start by itself."""
+    """The microscope is halted or released, or a person has it: the queue must not start by itself."""
     from ..server import read_control
 
-    return LatchFile.halt(layout).exists() or read_control(layout).mode != "agents"
+    latched = LatchFile.halt(layout).exists() or LatchFile.released(layout).exists()
+    return latched or read_control(layout).mode != "agents"
 
 
 def _tiled_answers(url: str) -> Callable[[], None]:

@@ -54,6 +54,7 @@ def status(layout: Layout) -> dict[str, Any]:
         "uptime_s": round(time.time() - state["started_at"], 1) if "started_at" in state else None,
         "ready": ready,
         "reasons": reasons,
+        "holds": _probes.holds(runtime["http"], layout.key("operator")),
         "http": runtime["http"],
         "tiled": runtime["tiled"],
         "catalog": _catalog(runtime["tiled"]),

@@ -183,6 +183,8 @@ def _print_status(facts: dict[str, Any]) -> None:
         show.print("[bold green]ready[/]: a submitted plan would run")
     else:
         show.print("[bold red]not ready[/]: " + escape("; ".join(facts["reasons"])))
+    for hold in facts["holds"]:
+        show.print(f"[bold]waits[/]    {hold['reason']}: {escape(hold['detail'])}" + _needs(hold))
     queue = facts["queue"]
     if queue is None:
         show.print("queue    no answer from queueserver")
@@ -194,6 +196,10 @@ def _print_status(facts: dict[str, Any]) -> None:
         )
     show.print(f"REST     {facts['http']}")
     show.print(f"catalog  {facts['tiled']} " + ("answers" if facts["catalog"] else "[red]no answer[/]"))
+
+
+def _needs(hold: dict[str, Any]) -> str:
+    return f" ({escape(hold['needs'])})" if hold["needs"] else ""
 
 
 def _duration(seconds: float | None) -> str:
@@ -219,10 +225,13 @@ def ready(data: Data = None, as_json: Json = False) -> None:
     layout = Layout(data)
     runtime = running(layout)
     is_ready, reasons = _probes.ready(runtime["http"], layout.key("operator"))
+    holds = _probes.holds(runtime["http"], layout.key("operator"))
     if as_json:
-        print_json({"ready": is_ready, "reasons": reasons})
+        print_json({"ready": is_ready, "reasons": reasons, "holds": holds})
     else:
         show.print("[bold green]ready[/]" if is_ready else "[bold red]not ready[/]: " + escape("; ".join(reasons)))
+        for hold in holds:
+            show.print(f"waits: {hold['reason']}: {escape(hold['detail'])}" + _needs(hold))
     raise typer.Exit(0 if is_ready else 1)
 
 
@@ -234,6 +243,7 @@ def complete_app() -> typer.Typer:
         _demo_command,
         _doctor_command,
         _init_command,
+        _people_commands,
         _plan_commands,
         _safety_commands,
         _sample_commands,
@@ -243,6 +253,7 @@ def complete_app() -> typer.Typer:
     for commands in (
         _plan_commands,
         _safety_commands,
+        _people_commands,
         _sample_commands,
         _demo_command,
         _init_command,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from ._control import read_control
+    from ..ledger import read_control
 
     router: APIRouter
 
@@ -20,11 +20,11 @@ __all__ = ["read_control", "router"]
 
 def __getattr__(name: str) -> Any:
     if name == "router":
-        from ._scope_routes import router
+        from ._people_routes import router
 
         return router
     if name == "read_control":
-        from ._control import read_control
+        from ..ledger import read_control
 
         return read_control
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

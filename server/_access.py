@@ -30,6 +30,13 @@ _TABLE = {
     "POST /api/scope/rearm": OPERATORS,
     "POST /api/scope/arm": OPERATORS,
     "POST /api/scope/control": OPERATORS,
+    "POST /api/scope/release": OPERATORS,
+    "POST /api/scope/reclaim": OPERATORS,
+    "POST /api/scope/confirm_reference": OPERATORS,
+    "GET,HEAD /api/scope/approvals": READERS,
+    "POST /api/scope/approvals/{item_uid}": OPERATORS,
+    "POST /api/samples": OPERATORS,
+    "GET,HEAD /api/samples/{id}": READERS,
     # state of the queue server
     "GET /api/": READERS,
     "GET /api/ping": READERS,

@@ -3,58 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import ValidationError
 
 from ..hardware import log_safety
 from ..layout import Layout
+from ..ledger import READS_ONLY, Control, before_control, read_control, write_control
 from ._context import Context
-from ._models import Control
 from ._problems import Problem
 from ._queue import QueueUnreachable, ask
 
 Mode = Literal["agents", "person", "maintenance"]
 LOCK_KEY = "control"
 """Name of the secret that the queue is locked with (``keys/control``)."""
-
-READS_ONLY = frozenset(("read_state",))
-"""Plans that move nothing: agents may queue them whoever has the microscope."""
-
-
-def _file(layout: Layout) -> Path:
-    return layout.data / "safety" / "control.json"
-
-
-def read_control(layout: Layout) -> Control:
-    """Who has it; agents, until somebody takes over. A record that can't be read is a person's."""
-    try:
-        return Control.model_validate(json.loads(_file(layout).read_bytes())["control"])
-    except FileNotFoundError:
-        return Control(mode="agents", by="queuescope", reason="nobody has taken over", since=0.0)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        return Control(mode="person", by="unknown", reason=f"{_file(layout)} can't be read: {error}", since=time.time())
-
-
-def _before(layout: Layout) -> dict[str, Any]:
-    """What handing back restores: ``autostart`` was on, ``paused`` a plan of ours."""
-    try:
-        return dict(json.loads(_file(layout).read_bytes()).get("before") or {})
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def _write(layout: Layout, control: Control, before: dict[str, Any]) -> None:
-    path = _file(layout)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".control.{secrets.token_hex(4)}")
-    draft.write_text(json.dumps({"control": control.model_dump(), "before": before}), encoding="utf-8")
-    draft.replace(path)
 
 
 async def hand_over(context: Context, mode: Mode, reason: str, by: str) -> tuple[Control, list[str]]:
@@ -66,10 +28,10 @@ async def hand_over(context: Context, mode: Mode, reason: str, by: str) -> tuple
     layout = context.layout
     now = read_control(layout)
     control = Control(mode=mode, by=by, reason=reason, since=time.time())
-    before = _before(layout)
+    before = before_control(layout)
     if mode != "agents" and now.mode == "agents":
         before = {}
-    _write(layout, control, before)  # the guard refuses agents from here on
+    write_control(layout, control, before)  # the guard refuses agents from here on
     log_safety(layout, "control", mode=mode, by=by, reason=reason, was=now.mode)
     problems: list[str] = []
     try:
@@ -77,7 +39,7 @@ async def hand_over(context: Context, mode: Mode, reason: str, by: str) -> tuple
             await _give_back(context, before, problems)
         else:
             before = await _take(context, before, control, problems)
-            _write(layout, control, before)
+            write_control(layout, control, before)
     except QueueUnreachable as error:
         problems.append(str(error))
     return control, problems

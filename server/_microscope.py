@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 from ..config import Scope
-from ..hardware import HardwareError, HardwareState
+from ..hardware import HardwareError, HardwareState, LatchFile, ReleasedError
+from ..ledger import Control, read_control
 from ._context import Context
-from ._control import read_control
-from ._models import Control, ScopeDevice, ScopeLight, ScopeView
+from ._models import ScopeDevice, ScopeLight, ScopeView
 from ._problems import Problem
 from ._queue import QueueUnreachable, ask
 
@@ -25,9 +25,12 @@ async def scope_view(context: Context) -> ScopeView:
     Raises
     ------
     Problem
-        ``hardware_unreachable`` where nobody answered in time.
+        ``hardware_unreachable`` where nobody answered in time, ``released`` while it is with another program.
     """
     deadline_s = context.scope.micromanager.call_timeout_s + READ_S
+    released = LatchFile.released(context.layout).read()
+    if released is not None and context.scope.micromanager.process == "worker":
+        raise Problem("released", f"released by {released.by} ({released.reason}): queuescope reclaim takes it back")
     try:
         if context.scope.micromanager.process == "own":
             state = await context.hardware_state.ask(deadline_s)
@@ -36,6 +39,8 @@ async def scope_view(context: Context) -> ScopeView:
                 state = HardwareState.model_validate(await _state_from_worker(context))
     except TimeoutError:
         raise Problem("hardware_unreachable", f"the hardware gave no answer within {deadline_s:g} s") from None
+    except ReleasedError as error:
+        raise Problem("released", str(error)) from None
     except (HardwareError, QueueUnreachable) as error:
         raise Problem("hardware_unreachable", str(error)) from None
     return _view(context.scope, context.server_id(), state, read_control(context.layout))
@@ -68,7 +73,7 @@ async def from_worker(context: Context, function: str, **kwargs: Any) -> dict[st
             result = reply["result"]
             if not result.get("success"):
                 raise Problem("hardware_unreachable", f"{function} failed in the RE worker: {result.get('msg')}")
-            return result["return_value"]
+            return dict(result["return_value"])
         if not reply.get("success"):
             raise Problem("hardware_unreachable", f"the RE worker lost the question: {reply.get('msg')}")
         await asyncio.sleep(0.02)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..hardware import CameraState, FocusState, LightState, SafetyState
+from ..ledger import Control, Hold
 
 
 class _Answer(BaseModel):
@@ -61,6 +62,8 @@ class Readiness(_Answer):
     reasons: list[str]
     """Why not."""
     components: Components
+    holds: list[Hold]
+    """What waits, and for whom; also what waits while other plans would run, such as an approval."""
 
 
 class Dataset(_Answer):
@@ -106,10 +109,10 @@ class ScopeDevice(_Answer):
     value: float | str | None = None
     """Of temperatures and properties."""
     choices: list[str] | None = None
-    view: str | None = None
-    error: str | None = None
     focus: FocusState | None = None
     """Of the autofocus: its focus lock, and the stage that it moves."""
+    view: str | None = None
+    error: str | None = None
 
 
 class ScopeLight(_Answer):
@@ -119,16 +122,6 @@ class ScopeLight(_Answer):
     state: LightState | None
     """None where it could not be read (then `error` says why)."""
     error: str | None = None
-
-
-class Control(_Answer):
-    """Who has the microscope. While it is not ``agents``, agents' plans that move are refused and the queue is locked."""
-
-    mode: Literal["agents", "person", "maintenance"]
-    by: str
-    reason: str
-    since: float
-    """Seconds since the epoch."""
 
 
 class ScopeView(_Answer):

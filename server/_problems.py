@@ -45,6 +45,15 @@ CODES: Mapping[str, Code] = {
     "interlock_open": Code(409, "ask_person", "An interlock is open"),
     "halted": Code(409, "ask_person", "The microscope is halted"),
     "not_armable": Code(409, "after_fix", "The scope asks for no arming"),
+    "released": Code(409, "ask_person", "The microscope is with another program"),
+    "restart_pending": Code(409, "ask_person", "The hardware waits for a person"),
+    "busy": Code(409, "same_key", "Something runs that must end first"),
+    "refused_by_hardware": Code(409, "ask_person", "The hardware refused"),
+    "unknown_sample": Code(404, "after_fix", "Unknown sample"),
+    "unknown_name": Code(404, "after_fix", "Nothing has this name"),
+    "nothing_to_approve": Code(404, "after_fix", "No approval is asked for this item"),
+    "body_changed": Code(409, "after_fix", "The plan was edited meanwhile"),
+    "decided_already": Code(409, "after_fix", "Somebody decided otherwise before"),
     "outside_limits": Code(422, "after_fix", "Outside its limits"),
 }
 

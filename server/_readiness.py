@@ -15,6 +15,7 @@ import httpx
 
 from ..hardware import HardwareError, LatchFile
 from ._context import Context
+from ._holds import holds
 from ._models import Component, Components, QueueComponent, Readiness
 from ._queue import QueueUnreachable, ask
 
@@ -49,9 +50,10 @@ async def readiness(context: Context) -> Readiness:
         http=Component(ok=True, detail="answers"),
         catalog=catalog,
     )
+    waits = await holds(context, status if isinstance(status, dict) else {}, hardware)
     needed = ("valkey", "manager", "environment", "queue", "hardware")
     reasons = [f"{name}: {part.detail}" for name in needed if not (part := getattr(components, name)).ok]
-    return Readiness(ready=not reasons, reasons=reasons, components=components)
+    return Readiness(ready=not reasons, reasons=reasons, components=components, holds=waits)
 
 
 async def _within(answer: Awaitable[Component]) -> Component:
@@ -158,11 +160,16 @@ async def _hardware(context: Context) -> Component:
     if latch is not None:
         return Component(ok=False, detail=f"halted by {latch.by}: {latch.reason}: an operator must rearm")
     if context.scope.micromanager.process == "worker":
+        released = LatchFile.released(context.layout).read()
+        if released is not None:
+            return Component(ok=False, detail=f"released by {released.by} ({released.reason}): queuescope reclaim")
         return Component(ok=None, detail="inside the RE worker")
     try:
         info = await context.hardware_info.ask(DEADLINE_S)
     except HardwareError as error:
         return Component(ok=False, detail=str(error))
+    if info.stage == "released":
+        return Component(ok=False, detail=str(info.waits))
     if info.stage != "ready":
         todo = f"an operator must rearm: {info.waits}" if info.waits else "loading its configuration"
         return Component(ok=False, detail=f"restarted with its lights off; {todo}")

@@ -93,7 +93,11 @@ async def get_run(uid: str, context: CurrentContext) -> Run:
 
 
 @router.head("/scope", include_in_schema=False)
-@router.get("/scope", response_model=ScopeView, responses={503: _problem("`hardware_unreachable`")})
+@router.get(
+    "/scope",
+    response_model=ScopeView,
+    responses={409: _problem("`released`"), 503: _problem("`hardware_unreachable`")},
+)
 async def get_scope(context: CurrentContext) -> ScopeView:
     """The microscope: every device with its units, limits and position, every light and how its state is known; read now."""
     return await scope_view(context)

@@ -22,15 +22,18 @@ from ..hardware import (
     LatchFile,
     LimitError,
     NotAllowedError,
+    ReleasedError,
+    RestartPendingError,
     SafetyState,
     halt_hardware,
     urgent,
 )
+from ..ledger import Control
 from ._context import Context, current
 from ._control import LOCK_KEY, hand_over, stop_queue
 from ._guard import CALLER
+from ._handing_over import note_reclaimed
 from ._microscope import from_worker
-from ._models import Control
 from ._probe import in_thread_of_its_own
 from ._problems import Problem
 from ._queue import QueueUnreachable, ask
@@ -62,6 +65,8 @@ class Arm(_Asked):
 class TakeControl(_Asked):
     mode: Literal["agents", "person", "maintenance"]
     reason: Annotated[str, Field(min_length=1, max_length=500)]
+    by: Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")] | None = None
+    """Who; the role by default."""
 
 
 class ControlAnswer(_Asked):
@@ -100,7 +105,7 @@ async def post_halt(request: Request, context: ContextNow, body: Halt | None = N
 
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
-    409: _problem("`interlock_open`, `halted`, `not_armable`"),
+    409: _problem("`interlock_open`, `halted`, `not_armable`, `released`, `restart_pending`"),
     503: _problem("`hardware_unreachable`"),
 }
 
@@ -111,6 +116,7 @@ async def post_rearm(request: Request, context: ContextNow, body: Rearm | None =
     by = request.scope[CALLER].role
     state = await _urgently(context, lambda hardware: hardware.rearm(by), "scope_rearm", by=by)
     LatchFile.halt(context.layout).clear()
+    await note_reclaimed(context)
     if (body or Rearm()).resume_queue:
         try:
             await ask(context.control, "queue_autostart", {"enable": True})
@@ -135,7 +141,9 @@ async def post_arm(request: Request, context: ContextNow, body: Arm) -> SafetySt
 @router.post("/scope/control", response_model=ControlAnswer)
 async def post_control(request: Request, context: ContextNow, body: TakeControl) -> ControlAnswer:
     """Take the microscope over, or hand it to the agents: see `docs/reference/rest.md`."""
-    control, problems = await hand_over(context, body.mode, body.reason, request.scope[CALLER].role)
+    role = request.scope[CALLER].role
+    by = role if body.by is None else f"{body.by} ({role})"
+    control, problems = await hand_over(context, body.mode, body.reason, by)
     key = None if body.mode == "agents" else context.layout.key(LOCK_KEY)
     return ControlAnswer(control=control, lock_key=key, problems=problems)
 
@@ -143,6 +151,8 @@ async def post_control(request: Request, context: ContextNow, body: TakeControl)
 _CODES = {
     InterlockError: "interlock_open",
     HaltedError: "halted",
+    ReleasedError: "released",
+    RestartPendingError: "restart_pending",
     NotAllowedError: "not_armable",
     LimitError: "outside_limits",
 }

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from ..hardware import HardwareError
 from ._session import Session, open_session
+
+BY_HAND = frozenset(("release", "reclaim", "confirm_reference", "set_sample", "dose"))
+"""Calls that only people make."""
 
 _session: Session | None = None
 
@@ -26,7 +32,22 @@ def namespace() -> dict[str, Any]:
         """`Hardware.rearm`, for mode ``worker``."""
         return current_session().hardware.rearm(by).model_dump(mode="json")
 
-    functions = {"scope_state": scope_state, "scope_arm": scope_arm, "scope_rearm": scope_rearm}
+    def scope_call(call: str, arguments: dict) -> dict[str, Any]:  # queueserver reads the annotation
+        """What a person asks of the hardware (`BY_HAND`), for mode ``worker``: ``{"ok": …}`` or ``{"error": {…}}``."""
+        if call not in BY_HAND:
+            return {"error": {"type": "NotAllowedError", "message": f"{call!r} is not one of {sorted(BY_HAND)}"}}
+        try:
+            result = getattr(current_session().hardware, call)(**arguments)
+        except HardwareError as error:
+            return {"error": {"type": type(error).__name__, "message": str(error)}}
+        return {"ok": result.model_dump(mode="json") if isinstance(result, BaseModel) else result}
+
+    functions = {
+        "scope_state": scope_state,
+        "scope_arm": scope_arm,
+        "scope_rearm": scope_rearm,
+        "scope_call": scope_call,
+    }
     return {"RE": _session.run_engine, **_session.devices, **_session.plans, **functions}
 
 

@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import redis.asyncio
@@ -35,7 +35,9 @@ from bluesky_queueserver.manager.worker import ExecOption, RunEngineWorker
 from ..config import Scope, load_scope
 from ..hardware import HardwareError, LatchFile
 from ..layout import SCOPE_ENV, Layout
+from ..ledger import Hold
 from ..plans import ParameterError, Template, templates
+from ._gate import Gate
 from ._namespace import current_session, session_or_none
 from ._session import plain_meta
 
@@ -92,6 +94,7 @@ class ScopeWorker(RunEngineWorker):
                 user=parameters.get("user") or "",
                 user_group=parameters.get("user_group") or "",
             )
+            Gate(session.scope, session.layout).require(parameters)
             return begin()
 
         def begin() -> Any:
@@ -167,6 +170,9 @@ def _jsonable(value: Any) -> Any:
 class KeyedPlanQueue(PlanQueueOperations):
     """The queue in Valkey."""
 
+    gate: Gate
+    _lock: Any
+
     _r_pool: Any
     _plan_queue_mode: dict[str, Any]
     last_stopped_was_keyed = False
@@ -204,6 +210,44 @@ class KeyedPlanQueue(PlanQueueOperations):
             return dict(await super()._set_processed_item_as_completed(**outcome))
         return dict(await self._once(super()._set_processed_item_as_completed, outcome))
 
+    async def bring_to_front(self) -> Hold | None:
+        """Make the first item that may start the queue's front, and end what was refused.
+
+        Returns why the first item waits, where none of them may start.
+        """
+        waits: Hold | None = None
+        for number, item in enumerate((await self.get_queue())[0]):
+            if self.gate.refusal(item) is not None:
+                await self.pop_item_from_queue(uid=item["item_uid"])
+                continue
+            hold = self.gate.hold(item)
+            if hold is None:
+                if number:
+                    await self.move_item(uid=item["item_uid"], pos_dest="front")
+                return None
+            waits = waits or hold
+        return waits
+
+    async def pop_item_from_queue(self, **which: Any) -> Any:
+        """As upstream; an item that a person refused goes to history as failed."""
+        item, size = await super().pop_item_from_queue(**which)
+        await self._end_refused([item])
+        return item, size
+
+    async def pop_item_from_queue_batch(self, **which: Any) -> Any:
+        items, size = await super().pop_item_from_queue_batch(**which)
+        await self._end_refused(items)
+        return items, size
+
+    async def _end_refused(self, items: Iterable[dict[str, Any]]) -> None:
+        for item in items:
+            if item and (refusal := self.gate.refusal(item)) is not None:
+                now = time.time()
+                outcome = {"exit_status": "failed", "run_uids": [], "scan_ids": [], "msg": refusal, "traceback": ""}
+                self.gate.record_refused(item, refusal)
+                async with self._lock:
+                    await self._add_to_history({**item, "result": {**outcome, "time_start": now, "time_stop": now}})
+
     async def _once(self, complete: Callable[..., Any], outcome: dict[str, Any]) -> Any:
         """Complete a keyed item outside the queue's loop mode, which would run it again."""
         mode, self._plan_queue_mode = self._plan_queue_mode, {**self._plan_queue_mode, "loop": False}
@@ -232,13 +276,31 @@ class ScopeManager(RunEngineManager):
     _templates: Mapping[str, Template]
     _scope: Scope
     _layout: Layout
+    _gate: Gate
 
     def run(self) -> None:
         die_with_parent("qs-manager")
         upstream_manager.PlanQueueOperations = KeyedPlanQueue
         self._scope, self._layout = _settings()
         self._templates = templates(self._scope)
+        KeyedPlanQueue.gate = self._gate = Gate(self._scope, self._layout)
         super().run()
+
+    async def _start_plan(self) -> Any:
+        """Start the queue, unless everything in it waits for a person."""
+        hold = await self._plan_queue.bring_to_front()
+        if hold is not None:
+            return False, f"every plan in the queue waits: {hold.detail}: {hold.needs}"
+        return await super()._start_plan()
+
+    async def _start_plan_task(self, stop_queue: bool = False, **more: Any) -> Any:
+        """After a plan the next one that may start; the queue is idle, and autostart stays as it is, where none may."""
+        if not stop_queue and not more.get("single_item") and not self.queue_stop_pending:
+            hold = await self._plan_queue.bring_to_front()
+            if hold is not None:
+                self._loop.create_task(self._set_manager_state(MState.IDLE))
+                return False, f"every plan in the queue waits: {hold.detail}"
+        return await super()._start_plan_task(stop_queue=stop_queue, **more)
 
     def _prepare_item(self, *, item: dict[str, Any], item_type: str, user_group: str, **more: Any) -> Any:
         """Refuse what our models refuse, before queueserver's own checks (which let NaN and True pass for numbers)."""

@@ -16,7 +16,15 @@ from websockets.sync.client import connect
 
 from queuescope.hardware import LatchFile
 
-NEED_HARDWARE = ("/api/ready", "/api/scope", "/api/scope/rearm", "/api/scope/arm")
+NEED_HARDWARE = (
+    "/api/ready",
+    "/api/scope",
+    "/api/scope/rearm",
+    "/api/scope/arm",
+    "/api/scope/release",
+    "/api/scope/reclaim",
+    "/api/samples/{id}",
+)
 ROLES = ("observer", "agent", "operator", "admin")
 ALL = set(ROLES)
 NOT_OBSERVER = {"agent", "operator", "admin"}
@@ -37,6 +45,15 @@ EXPECTED: dict[str, set[str]] = {
     "POST /api/scope/rearm": PEOPLE,
     "POST /api/scope/arm": PEOPLE,
     "POST /api/scope/control": PEOPLE,
+    "POST /api/scope/release": PEOPLE,
+    "POST /api/scope/reclaim": PEOPLE,
+    "POST /api/scope/confirm_reference": PEOPLE,
+    "GET /api/scope/approvals": ALL,
+    "HEAD /api/scope/approvals": ALL,
+    "POST /api/scope/approvals/{item_uid}": PEOPLE,
+    "POST /api/samples": PEOPLE,
+    "GET /api/samples/{id}": ALL,
+    "HEAD /api/samples/{id}": ALL,
     "GET /api/": ALL,
     "GET /api/ping": ALL,
     "GET /api/status": ALL,
@@ -158,7 +175,15 @@ def test_the_interface_description_has_no_route_beyond_the_table(guarded: Any) -
 
 
 def _fill(path: str, uuid: str = "0" * 32) -> str:
-    return path.replace("{uid}", "00000000-0000").replace("{uuid}", uuid).replace("{session_id}", "1")
+    for name, value in (
+        ("uid", "00000000-0000"),
+        ("uuid", uuid),
+        ("session_id", "1"),
+        ("id", "worm"),
+        ("item_uid", "1"),
+    ):
+        path = path.replace(f"{{{name}}}", value)
+    return path
 
 
 def _call(client: httpx.Client, route: str) -> httpx.Response:

@@ -1,0 +1,82 @@
+"""What waits, and for whom: the holds of `GET /api/ready`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ..hardware import HardwareError, LatchFile
+from ..ledger import Hold, read_control
+from ._approving import waiting
+from ._context import Context
+from ._models import Component
+from ._problems import Problem
+
+ASK_S = 0.4
+
+
+async def holds(context: Context, status: dict[str, Any], hardware: Component) -> list[Hold]:
+    """From what is on disk, what the queue server's status says, and how the hardware answered."""
+    found = [*_people(context), *_queue(status)]
+    if context.scope.micromanager.process == "own" and hardware.ok is False:
+        found += await _hardware(context, hardware)
+    elif context.scope.micromanager.process == "worker":
+        found += _released(context)
+    if status.get("items_in_queue"):
+        with contextlib.suppress(Problem):  # the queue server's own component says so
+            found += [one.hold for one in await waiting(context)]
+    return found
+
+
+def _people(context: Context) -> Iterator[Hold]:
+    for reason, latch in (
+        ("halted", LatchFile.halt(context.layout).read()),
+        ("interlock", LatchFile.interlock(context.layout).read()),
+    ):
+        if latch is not None:
+            yield Hold.model_validate(
+                {
+                    "reason": reason,
+                    "since": latch.at,
+                    "needs": "queuescope rearm --resume-queue",
+                    "detail": f"{latch.by}: {latch.reason}",
+                }
+            )
+    control = read_control(context.layout)
+    if control.mode != "agents":
+        yield Hold(
+            reason="person",
+            since=control.since,
+            needs="queuescope control agents --reason …",
+            detail=f"{control.by} has the microscope ({control.mode}): {control.reason}",
+        )
+
+
+def _queue(status: dict[str, Any]) -> Iterator[Hold]:
+    if status.get("manager_state") == "paused":
+        yield Hold(reason="paused", needs="resume, stop or abort the plan", detail="a plan is paused")
+    elif status and not status.get("queue_autostart_enabled"):
+        yield Hold(reason="queue_stopped", needs="switch autostart on", detail="autostart is off")
+
+
+def _released(context: Context) -> list[Hold]:
+    latch = LatchFile.released(context.layout).read()
+    if latch is None:
+        return []
+    detail = f"released by {latch.by}: {latch.reason}"
+    return [Hold(reason="released", since=latch.at, needs="queuescope reclaim", detail=detail)]
+
+
+async def _hardware(context: Context, hardware: Component) -> list[Hold]:
+    """The process is released, waits for a person, loads, or is gone and comes back; a plan whose turn it is waits with it."""
+    try:
+        info = await context.hardware_info.ask(ASK_S)
+    except (HardwareError, TimeoutError):
+        return [Hold(reason="restarting", detail=hardware.detail)]
+    if info.stage == "released":
+        return _released(context) or [Hold(reason="released", needs="queuescope reclaim", detail=str(info.waits))]
+    if info.stage == "ready":
+        return []
+    needs = "queuescope rearm" if info.waits else None
+    return [Hold(reason="restarting", since=info.started_at, needs=needs, detail=hardware.detail)]

@@ -1,0 +1,89 @@
+"""Which queue items may start: what people hold back stays in the queue, and what they refused ends as failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import Scope
+from ..hardware import LatchFile
+from ..layout import Layout
+from ..ledger import (
+    READS_ONLY,
+    Approval,
+    ApprovalError,
+    Approvals,
+    Hold,
+    Ledger,
+    read_control,
+    waits_for_approval,
+)
+
+
+class Gate:
+    """Asked by the manager before an item starts, and again by the worker, whatever way the item took."""
+
+    def __init__(self, scope: Scope, layout: Layout) -> None:
+        self._scope, self._layout, self._ledger = scope, layout, Ledger(layout.ledger_db)
+        self._approvals = Approvals(self._ledger)
+
+    def hold(self, item: Mapping[str, Any]) -> Hold | None:
+        """Why this item waits; None where it may start, or has been refused."""
+        if item.get("item_type", "plan") != "plan":
+            return None
+        released = LatchFile.released(self._layout).read()
+        if released is not None:
+            detail = f"released by {released.by}: {released.reason}"
+            return Hold(reason="released", since=released.at, needs="queuescope reclaim", detail=detail)
+        control = read_control(self._layout)
+        if control.mode != "agents" and item.get("user_group") == "agent" and item.get("name") not in READS_ONLY:
+            detail = f"{control.by} has the microscope ({control.mode}): {control.reason}"
+            return Hold(reason="person", since=control.since, needs="queuescope control agents", detail=detail)
+        approval = self._waits(item)
+        if approval is None or approval.state == "refused":
+            return None
+        needs = f"queuescope approve {approval.item_uid}"
+        return Hold(reason="approval", since=approval.asked_at, needs=needs, detail=f"{approval.plan} needs approval")
+
+    def refusal(self, item: Mapping[str, Any]) -> str | None:
+        """Who refused this item and why, where somebody did."""
+        approval = self._waits(item)
+        if approval is None or approval.state != "refused":
+            return None
+        return f"ApprovalError: {approval.plan} was refused by {approval.decided_by}: {approval.reason}"
+
+    def require(self, item: Mapping[str, Any]) -> None:
+        """
+        Raises
+        ------
+        ApprovalError
+            Where the item has no approval and needs one. Nothing has moved.
+        """
+        approval = self._waits(item)
+        if approval is None:
+            return
+        if approval.state == "refused":
+            raise ApprovalError(f"{approval.plan} was refused by {approval.decided_by}: {approval.reason}")
+        raise ApprovalError(
+            f"{approval.plan} of the {approval.user_group} needs a person's approval (scope.yml: agents.approval), and has"
+            f" none: queuescope approve {approval.item_uid}"
+        )
+
+    def record_refused(self, item: Mapping[str, Any], error: str) -> None:
+        """A refused item ended as failed, without having started."""
+        if self._ledger.by_item(item["item_uid"]) is not None:
+            return
+        meta = item.get("meta") or {}
+        self._ledger.start(
+            item_uid=item["item_uid"],
+            op_key=meta.get("op_key") if isinstance(meta, Mapping) else None,
+            attempt=1,
+            plan=item["name"],
+            kwargs=item.get("kwargs") or {},
+            user=item.get("user") or "",
+            user_group=item.get("user_group") or "",
+        )
+        self._ledger.set_state(item["item_uid"], "failed", error=error)
+
+    def _waits(self, item: Mapping[str, Any]) -> Approval | None:
+        return waits_for_approval(self._scope.agents, self._approvals, item)
