@@ -296,6 +296,10 @@ class Light(_Part):
     """``fixed``: said knowingly of a light whose power software can't set; it counts as 100 %."""
     emission: Switch | None = None
     gated_by: Literal["controller", "software"] = "software"
+    """``controller``: in volumes that a controller paces, its pulses open this line and the gate stays closed; in single
+    frames software opens the gate. ``software``: the gate is held open for a whole volume."""
+    output: str | None = None
+    """Value of `SpimController.outputs` that lets the controller's pulses through to this line, and to no other."""
     verify: Literal["refresh", "none"] = "refresh"
     """``refresh``: the adapter asks the controller when read, so a closed gate is `verified`; ``none``: `assumed`."""
     max_on_s: Annotated[FiniteFloat, Field(gt=0, le=3600)] = 120
@@ -382,6 +386,15 @@ class Storage(_Part):
         return self
 
 
+class LaserOutputs(_Part):
+    """What routes the controller's laser pulses to a line: a property whose value for each line is its `Light.output`."""
+
+    label: str
+    property: str = "OutputChannel"
+    none: str = "none of outputs 5-8"
+    """The value that lets no line through."""
+
+
 class SpimController(_Part):
     """An ASI Tiger controller that runs a volume by itself; its scanners and piezos are the devices with a view."""
 
@@ -389,6 +402,8 @@ class SpimController(_Part):
     """Label of the controller (TigerCommHub)."""
     plogic: str | None = None
     """Label of the PLogic card that passes the trigger pulses on, 0.25 ms later; null: they come from the scanner card."""
+    outputs: LaserOutputs | None = None
+    """Needed for lights that are `gated_by` the controller."""
     delay_before_side_ms: Annotated[FiniteFloat, Field(ge=0, le=10_000)] = 50
     """Time for piezo and scanner to settle before the first slice of each view."""
 
@@ -542,6 +557,7 @@ class Scope(_Part):
             if axis not in axes:
                 raise ValueError(f"safety.retract_over: {axis!r} is none of the axes {sorted(axes)}")
         self._narrower_limits_agree()
+        self._trigger_agrees()
         focusing = self.of_kind("autofocus")
         if len(focusing) > 1:
             raise ValueError(f"devices: {sorted(focusing)} are autofocuses; Micro-Manager works with one: keep one")
@@ -561,6 +577,14 @@ class Scope(_Part):
             return
         if self.volume.controller is None:
             raise ValueError("volume.controller is missing: trigger tiger_spim needs {hub: label of the controller}")
+        for name, light in self.lights.items():
+            if light.gated_by != "controller":
+                continue
+            if self.volume.controller.outputs is None or light.output is None:
+                raise ValueError(
+                    f"lights.{name}.gated_by: controller needs volume.controller.outputs and lights.{name}.output: which value"
+                    " lets the controller's pulses through to this line"
+                )
         for name, camera in self.of_kind("camera").items():
             if camera.view is None:
                 continue

@@ -122,7 +122,7 @@ class Axes:
         self, core: Core, scope: Scope, references: References, permit: Callable[[], None] = lambda: None
     ) -> None:
         """``permit`` raises while nothing may move; it is asked before and after a move is started."""
-        self._core = core
+        self._core, self.permit = core, permit
         self.by_name = scope.axes()
         self.envelope, self.references = Envelope(scope), references
         self._turret = next(iter(scope.of_kind("objective").items()), None)

@@ -39,6 +39,8 @@ class Cameras:
         self._core, self._scope, self._lights, self._optics = core, scope, lights, optics
         self._cameras: dict[str, Camera] = scope.of_kind("camera")
         self._lock = threading.RLock()
+        self._noted: dict[str, CameraState] = {}
+        """The states when a sequence began, which nobody can change while it runs."""
         self._exposure_s = max((camera.exposure_ms[1] for camera in self._cameras.values()), default=0) / 1000
 
     def camera(self, name: str) -> Camera:
@@ -110,6 +112,8 @@ class Cameras:
     def state(self, name: str, patience_s: float | None = None) -> CameraState:
         """The camera as it reads now."""
         camera = self.camera(name)
+        if (noted := self._noted.get(name)) is not None:
+            return noted
         mm, ask = self._core.mm, self._core.ask
         with self._current(name, patience_s):
             dtype = self._dtype(name)
@@ -125,6 +129,18 @@ class Cameras:
                 roi=(x, y, width, height),
                 pixel_um=self._pixel_um(name) * binning,
             )
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Keep this camera MMCore's current one while a sequence runs; meanwhile every camera's state is what it is now."""
+        with self._current(name):
+            states = {camera: self.state(camera) for camera in self._cameras}
+            self._core.ask(name, self._core.mm.setCameraDevice, self.camera(name).label)
+            self._noted = states
+            try:
+                yield
+            finally:
+                self._noted = {}
 
     def exposure_s(self, name: str, settings: FrameSettings) -> float:
         """The exposure that these settings mean, in seconds."""

@@ -201,13 +201,15 @@ class DoseMeter:
         """Whether an opening of this light is under way."""
         return light in self._open
 
-    def closed(self, light: str) -> None:
-        """Just after a gate was found closed; without an opening nothing happens."""
+    def closed(self, light: str, seconds: float | None = None) -> None:
+        """Just after a gate was found closed; without an opening nothing happens. ``seconds``: for how long it was open,
+        where that is known better than by the time since.
+        """
         with self._lock:
             opening = self._open.pop(light, None)
             if opening is None:
                 return
-            seconds = time.monotonic() - opening.began
+            seconds = time.monotonic() - opening.began if seconds is None else seconds
             opening.account.add(light, opening.power_pct * seconds)
             key = (opening.account.sample, opening.account.position, light)
             self._doses[key] = self._doses.get(key, 0.0) + opening.power_pct * seconds

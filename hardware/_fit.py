@@ -10,6 +10,7 @@ from ..config import Axis, Light, Property, Scope, Switch, Temperature
 from ._axes import MICROMETRES
 from ._errors import ConfigurationError
 from ._mmcore import Core, same
+from ._trigger_fit import trigger_problems
 
 TYPES = {
     "stage": ("StageDevice",),
@@ -30,7 +31,7 @@ def check_fit(core: Core, scope: Scope) -> None:
     ConfigurationError
         One line for each thing that doesn't fit. Fields ``thing`` (the first one's) and ``problems``.
     """
-    problems = [*_unsupported(scope), *_Fit(core, scope).problems()]
+    problems = [*_unsupported(scope), *_Fit(core, scope).problems(), *trigger_problems(core.mm, scope)]
     if problems:
         where = f"the scope file {scope.path} does not fit the Micro-Manager configuration {scope.config_path}:"
         lines = [f"{thing}: {what}" for thing, what in problems]

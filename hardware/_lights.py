@@ -44,6 +44,7 @@ class Lights(LightControls):
         self._idle_s = scope.safety.emission_idle_s
         self._permit = permit
         self._locks = {name: threading.RLock() for name in scope.lights}
+        self._pulsing: set[str] = set()
 
     def light(self, name: str) -> Light:
         """The light of this name.
@@ -82,7 +83,7 @@ class Lights(LightControls):
         """Gate, power and emission as they read now."""
         light = self.light(name)
         return LightState(
-            on=self._is_on(name, light.gate),
+            on=self._is_on(name, light.gate) or name in self._pulsing,
             power_pct=self._power_pct(name),
             emission=None if light.emission is None else self._is_on(name, light.emission),
             state=self._verification(light),
@@ -173,6 +174,42 @@ class Lights(LightControls):
                 yield
             finally:
                 self._close(name)
+
+    @contextmanager
+    def pulsed(
+        self, name: str, power_pct: float | None, account: Account, light_s: float, lasting_s: float
+    ) -> Iterator[Callable[[float], None]]:
+        """A controller opens this light's line by pulses while the body runs; the gate that software has stays closed.
+
+        The body must have stopped the controller before it ends, and may tell for how long the line was open (by what it
+        yields); else the light counts as pulsed evenly until the end.
+
+        Parameters
+        ----------
+        light_s, lasting_s
+            For how long the line will be open altogether, and how long the whole will last.
+
+        Raises
+        ------
+        DoseError
+            Where it would exceed the budget of the account's sample. Nothing was switched.
+        """
+        power = self.check(name, power_pct)
+        share = light_s / lasting_s
+        with self._locks[name]:
+            self._permit()
+            self.meter.check({name: power * light_s}, account)
+            try:
+                there = self._ready(name, power)
+                self._still_permitted(name)
+                self._alarms.call_off((name, "emission"))
+                self._pulsing.add(name)
+                self.meter.opened(name, max(0.0, there) * share, account, durable=True)
+                yield lambda seconds: self.meter.closed(name, seconds / share)
+            finally:
+                self._close(name)
+                self._pulsing.discard(name)
+                self._watch_emission(name)
 
     def all_off(self, emission: bool) -> tuple[LightOff, ...]:
         """Close every gate. Each light is a step of its own, in a thread of its own: none that fails, nor one that

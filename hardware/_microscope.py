@@ -44,6 +44,7 @@ from ._lights import Lights
 from ._mmcore import Core, import_mmcore
 from ._optics import Optics
 from ._ownership import Ownership
+from ._paces import pace_of
 from ._recorder import Recorder
 from ._references import References
 from ._release import (
@@ -60,6 +61,7 @@ from ._release import (
 from ._restart import idle_sequences
 from ._safety import Safety
 from ._safety_state import HaltReport, Latch, SafetyState
+from ._scanners import Scanners
 from ._surface import (
     SAMPLE_ID,
     CameraState,
@@ -162,6 +164,8 @@ class Microscope:
         if burning:
             told = "; ".join(f"{off.light}: {off.error}" for off in burning)
             raise DeviceError(f"lights could not be switched off at start: {told}", thing=burning[0].light)
+        self._scanners = Scanners(self._core)
+        self._scanners.idle()
         self._meter.settle()
 
     def _assemble(self) -> None:
@@ -171,7 +175,8 @@ class Microscope:
         self._axes = Axes(self._core, scope, references, self._safety.permit_motion)
         self._optics = Optics(self._core, scope, self._axes)
         self._cameras = Cameras(self._core, scope, self._lights, self._optics)
-        self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights)
+        pace = pace_of(self._core, scope, self._axes, self._cameras, self._lights, self._scanners)
+        self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights, pace)
         self._events = Events()
         self._callbacks = Callbacks(self._core, scope, self._axes, self._events, lambda: self._recorder.idle)
         self._focusing = Focusing(
@@ -184,8 +189,8 @@ class Microscope:
             interrupt=self._recorder.interrupt,
         )
         self._safety.watch(
-            motion=self._axes.stop_steps(),
-            lights=self._lights.off_steps(),
+            motion={**self._axes.stop_steps(), **self._scanners.idle_steps(), **pace.halt_steps()},
+            lights={**self._lights.off_steps(), **self._scanners.idle_steps()},
             told=self._recorder.interrupt,
             interlocks=Interlocks(self._core, scope),
             locks=self._focusing.release_steps(),
@@ -198,9 +203,9 @@ class Microscope:
         self._core.mm.setAutoShutter(False)
         self._lights = Lights(self._core, self._scope, self._meter, self._safety.permit_light)
         off = self._lights.all_off(emission=True)
+        idle_sequences(self._core)
         if all(one.off for one in off):
             self._meter.settle()
-        idle_sequences(self._core)
         release_first(self._core, self._scope)
         return off
 
@@ -270,7 +275,7 @@ class Microscope:
             self._recorder.give_up(recording, why)
 
     def _stop_motion(self) -> None:
-        for stop in (self._focusing.release_all, self._axes.stop):
+        for stop in (lambda axes: self._scanners.idle(), self._focusing.release_all, self._axes.stop):
             try:
                 stop(None)
             except HardwareError as error:
@@ -357,9 +362,13 @@ class Microscope:
         self._alive()
         self._recorder.interrupt("motion was stopped", axes)
         try:
-            self._focusing.release_all(axes)
+            if axes is None:
+                self._scanners.idle()
         finally:
-            self._axes.stop(axes)
+            try:
+                self._focusing.release_all(axes)
+            finally:
+                self._axes.stop(axes)
 
     def select(self, device: str, label: str) -> str:
         self._idle("select")

@@ -193,6 +193,13 @@ class Core:
         return got
 
 
+def new_metadata() -> Any:
+    """An empty object that MMCore fills with a frame's tags."""
+    import pymmcore
+
+    return pymmcore.Metadata()
+
+
 def same(read: str, written: str) -> bool:
     """Whether a property reads what was written, be it in another notation (``1`` and ``1.0000``)."""
     if read == written:

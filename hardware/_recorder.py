@@ -16,6 +16,7 @@ from ._deadlines import DISK_S, exposure_s, travel_s
 from ._errors import ArgumentError, HardwareTimeout, LimitError, RecordingError, UnknownNameError
 from ._lights import Lights
 from ._ome_zarr import DatasetFiles
+from ._pace import Pace
 from ._recording import Dataset, Recording
 from ._surface import FrameSettings, RecordingPlan, RecordingState, VolumeProgram
 from ._unfinished import Unfinished
@@ -31,8 +32,10 @@ LONGEST_WAIT_S = 30.0
 class Recorder:
     """All recordings of this process."""
 
-    def __init__(self, scope: Scope, layout: Layout, axes: Axes, cameras: Cameras, lights: Lights) -> None:
-        self._scope, self._axes, self._cameras, self._lights = scope, axes, cameras, lights
+    def __init__(
+        self, scope: Scope, layout: Layout, axes: Axes, cameras: Cameras, lights: Lights, pace: Pace
+    ) -> None:
+        self._scope, self._axes, self._cameras, self._lights, self._pace = scope, axes, cameras, lights, pace
         self._volumes = layout.root(scope, scope.storage.root, "hardware") / "volumes"
         self._unfinished = Unfinished(layout.services / "unfinished")
         self._unfinished.mend()
@@ -124,7 +127,9 @@ class Recorder:
             raise RecordingError(str(recording.error), **recording.counts())
         return recording.state()
 
-    def _record(self, recording: Recording, name: str, frame: Frame, position: dict[str, float]) -> None:
+    def _record(
+        self, recording: Recording, name: str, frame: Frame, position: dict[str, float], programmed: bool = False
+    ) -> None:
         """Hand a frame to the writer, if it is what the dataset was made for."""
         files = recording.datasets[name].files
         if frame.array.shape != files.frame_shape or frame.array.dtype.name != files.dtype.name:
@@ -135,15 +140,16 @@ class Recorder:
             )
         if recording.datasets[name].plan.frames is None:
             self._check_space(files.frame_bytes)
-        self._writer.put(recording, name, frame, position)
+        self._writer.put(recording, name, frame, position, programmed)
 
     def start_volume(self, identity: str, program: VolumeProgram) -> RecordingState:
         """Check everything, then acquire in a thread; see `Hardware.start_volume`."""
         with self._taking:
             recording = self._ready(identity)
             check_program(recording, program, self._axes, self._cameras)
-            self._check_dose(recording, [(v.camera, v.settings, len(v.piezo_um)) for v in program.views])
-            self._volume = VolumeRun(recording, program, self._axes, self._cameras, self._lights, self._record)
+            self._pace.check(program)
+            self._lights.meter.check(self._pace.dose(program), recording.account)
+            self._volume = VolumeRun(recording, program, self._pace, self._axes, self._lights, self._record)
             self._volume.start()
             return recording.state()
 

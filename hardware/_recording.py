@@ -183,6 +183,9 @@ class Recording:
             self.changed.notify_all()
 
 
-def line_of(index: int, began: float, position: dict[str, float], checksum: str) -> dict[str, Any]:
-    """One line of ``….frames.jsonl``."""
-    return {"index": index, "time": began, "position": position, "checksum": checksum}
+def line_of(
+    index: int, began: float, position: dict[str, float], checksum: str, programmed: bool = False
+) -> dict[str, Any]:
+    """One line of ``….frames.jsonl``; ``programmed`` stands where the position was commanded and not read back."""
+    line = {"index": index, "time": began, "position": position, "checksum": checksum}
+    return {**line, "programmed": True} if programmed else line

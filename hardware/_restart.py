@@ -17,6 +17,7 @@ from ..config import Scope
 from ..layout import Layout
 from ._errors import HardwareError
 from ._mmcore import Core
+from ._scanners import Scanners
 
 log = logging.getLogger("queuescope.hardware")
 
@@ -93,12 +94,10 @@ def _labels(scope: Scope) -> set[str]:
 
 def idle_sequences(core: Core) -> list[str]:
     """Stop every controller that may be running a sequence by itself; returns their labels. Never raises."""
-    stopped = []
-    for label in core.mm.getLoadedDevices():
-        if label == "Core" or not core.mm.hasProperty(label, "SPIMState"):
-            continue
+    stopped, scanners = [], Scanners(core)
+    for label in scanners.labels:
         try:
-            core.write_exactly(label, label, "SPIMState", "Idle")
+            scanners.idle_one(label)
             stopped.append(label)
         except HardwareError as error:
             log.error("the sequence of %s may still be running: %s", label, error)

@@ -199,6 +199,10 @@ class VolumeView(_Value):
     galvo: str | None = None
     """Scalar axis, ``galvo_a.y``."""
     galvo_deg: tuple[FiniteFloat, ...] | None = None
+    sheet_width_deg: FiniteFloat | None = None
+    """How far the galvo's other axis sweeps the sheet, end to end; None: as the controller has it. Needs tiger_spim."""
+    sheet_offset_deg: FiniteFloat | None = None
+    """Middle of that sweep; None: where the axis is. Needs tiger_spim."""
 
 
 class VolumeProgram(_Value):

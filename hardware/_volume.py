@@ -1,4 +1,4 @@
-"""A volume, slice by slice: the piezo follows the sheet, each view exposes with its own light, all in software time."""
+"""A volume: the piezo follows the sheet, each view exposes with its own light. Who times the slices is its pace."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ._axes import Axes
 from ._cameras import Cameras, Frame
 from ._errors import ArgumentError, HardwareError, RecordingError, UnknownNameError
 from ._lights import Lights
+from ._pace import Pace, in_order, targets_of
 from ._recording import Recording
 from ._surface import VolumeProgram, VolumeView
 
@@ -19,12 +20,12 @@ log = logging.getLogger("queuescope.hardware")
 DRAIN_S = 60.0
 """At its end a volume waits this long for its frames to reach the disk."""
 
-Record = Callable[[Recording, str, Frame, dict[str, float]], None]
-"""Checks a frame and hands it to the writer."""
+Record = Callable[[Recording, str, Frame, dict[str, float], bool], None]
+"""Checks a frame and hands it to the writer; the last argument says that the position was commanded, not read back."""
 
 
 def check_program(recording: Recording, program: VolumeProgram, axes: Axes, cameras: Cameras) -> None:
-    """Everything, before anything moves.
+    """Everything that doesn't depend on the pace, before anything moves.
 
     Raises
     ------
@@ -44,26 +45,6 @@ def check_program(recording: Recording, program: VolumeProgram, axes: Axes, came
     for view in program.views:
         _check_view(recording, view, axes, cameras)
     axes.check_sequence([targets_of(view, index) for view, index in in_order(program)], back=True)
-
-
-def in_order(program: VolumeProgram) -> Iterator[tuple[VolumeView, int]]:
-    """Each frame of the program: its view and slice, in the order in which they are taken."""
-    if program.order == "slice":
-        for index in range(len(program.views[0].piezo_um)):
-            for view in program.views:
-                yield view, index
-    else:
-        for view in program.views:
-            for index in range(len(view.piezo_um)):
-                yield view, index
-
-
-def targets_of(view: VolumeView, index: int) -> dict[str, float]:
-    """Where the axes of a view are at a slice."""
-    targets = {view.piezo: view.piezo_um[index]}
-    if view.galvo is not None and view.galvo_deg is not None:
-        targets[view.galvo] = view.galvo_deg[index]
-    return targets
 
 
 def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cameras) -> None:
@@ -105,13 +86,14 @@ def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cam
 
 
 class VolumeRun:
-    """One volume in a thread of its own. The program must have passed `check_program`."""
+    """One volume in a thread of its own. The program must have passed `check_program` and its pace's check."""
 
     def __init__(
-        self, recording: Recording, program: VolumeProgram, axes: Axes, cameras: Cameras, lights: Lights, record: Record
+        self, recording: Recording, program: VolumeProgram, pace: Pace, axes: Axes, lights: Lights, record: Record
     ) -> None:
-        self.recording, self._program = recording, program
-        self._axes, self._cameras, self._lights, self._record = axes, cameras, lights, record
+        self.recording, self.program = recording, program
+        self.ending = threading.Event()
+        self._pace, self._axes, self._lights, self._record = pace, axes, lights, record
         self._stop_reason: str | None = None
         self._hold = False
         self._problems: list[str] = []
@@ -120,17 +102,18 @@ class VolumeRun:
     @property
     def moves(self) -> set[str]:
         """The axes that the program moves."""
-        return {axis for view in self._program.views for axis in (view.piezo, view.galvo) if axis is not None}
+        return set(self._pace.moves(self.program))
 
     def start(self) -> None:
         self.recording.enter("running")
         self._thread.start()
 
     def stop(self, why: str, hold: bool = False) -> None:
-        """End after the slice in hand; with ``hold`` the axes stay where they are then."""
+        """End it: after the slice in hand in software time, else at once; with ``hold`` the axes stay where they are then."""
         self._hold = self._hold or hold
         if self._stop_reason is None:
             self._stop_reason = why
+        self.ending.set()
 
     def join(self, limit_s: float) -> bool:
         """Wait for the end; False after ``limit_s``."""
@@ -141,18 +124,33 @@ class VolumeRun:
     def running(self) -> bool:
         return self._thread.is_alive()
 
+    def ends_early(self) -> bool:
+        if self._stop_reason is not None:
+            self.note(self._stop_reason)
+            return True
+        return self.recording.failed  # its frames could not be written
+
+    def note(self, problem: str) -> None:
+        if problem not in self._problems:
+            self._problems.append(problem)
+
+    def stay(self) -> None:
+        self._hold = True
+
+    def record(self, dataset: str, frame: Frame, position: dict[str, float], programmed: bool = False) -> None:
+        self._record(self.recording, dataset, frame, position, programmed)
+
     def _run(self) -> None:
-        moved = dict.fromkeys(n for v in self._program.views for n in (v.piezo, v.galvo) if n is not None)
         before: dict[str, float] = {}
         try:
-            with self._noting():
-                before = self._axes.read(moved)
-                self._slices()
+            with self.noting():
+                before = self._axes.read(self._pace.moves(self.program))
+                self._pace.run(self)
             for off in self._lights.all_off(emission=False):
                 if off.error is not None:
                     self._problems.append(f"light {off.light} may still be ON: {off.error}")
             if before and not self._hold:
-                with self._noting("the axes did not return: "):
+                with self.noting("the axes did not return: "):
                     self._axes.move(before)
         finally:
             if not self.recording.drain(DRAIN_S):
@@ -162,8 +160,7 @@ class VolumeRun:
             self.recording.enter("done")
 
     @contextmanager
-    def _noting(self, prefix: str = "") -> Iterator[None]:
-        """What fails is told in the recording's error, the first thing first; the next step is taken all the same."""
+    def noting(self, prefix: str = "") -> Iterator[None]:
         try:
             yield
         except HardwareError as error:
@@ -171,14 +168,3 @@ class VolumeRun:
         except Exception as error:
             log.exception("the volume failed unexpectedly")
             self._problems.append(f"{prefix}{type(error).__name__}: {error}")
-
-    def _slices(self) -> None:
-        for view, index in in_order(self._program):
-            if self._stop_reason is not None:
-                self._problems.append(self._stop_reason)
-                return
-            if self.recording.failed:  # its frames could not be written
-                return
-            position = self._axes.move(targets_of(view, index))
-            frame = self._cameras.take(view.camera, view.settings, self.recording.account)
-            self._record(self.recording, view.dataset, frame, position)

@@ -25,6 +25,7 @@ class _Item:
     index: int
     frame: Frame
     position: dict[str, float]
+    programmed: bool
 
 
 class FrameWriter:
@@ -40,7 +41,9 @@ class FrameWriter:
         for thread in self._threads:
             thread.start()
 
-    def put(self, recording: Recording, dataset: str, frame: Frame, position: dict[str, float]) -> None:
+    def put(
+        self, recording: Recording, dataset: str, frame: Frame, position: dict[str, float], programmed: bool = False
+    ) -> None:
         """Hand a frame over; waits while the queue is full, unless the recording fails meanwhile."""
         size = frame.array.nbytes
         with self._room:
@@ -48,7 +51,7 @@ class FrameWriter:
                 self._room.wait(0.1)
             self._held += size
         index = recording.submit(dataset)
-        self._queue.put(_Item(recording, dataset, index, frame, position))
+        self._queue.put(_Item(recording, dataset, index, frame, position, programmed))
 
     def close(self) -> None:
         """Write what is queued, then end the threads."""
@@ -75,7 +78,8 @@ class FrameWriter:
         files = item.recording.datasets[item.dataset].files
         try:
             checksum = files.write(item.index, item.frame.array, buffer)
-            item.recording.land(item.dataset, line_of(item.index, item.frame.time, item.position, checksum))
+            line = line_of(item.index, item.frame.time, item.position, checksum, item.programmed)
+            item.recording.land(item.dataset, line)
         except OSError as error:
             item.recording.fail(f"frame {item.index} of {item.dataset} could not be written to {files.path}: {error}")
         except Exception as error:

@@ -1,0 +1,25 @@
+"""The pace of a microscope's volumes, by what its scope file says."""
+
+from __future__ import annotations
+
+from ..config import Scope
+from ._axes import Axes
+from ._cameras import Cameras
+from ._lights import Lights
+from ._mmcore import Core
+from ._pace import Pace
+from ._scanners import Scanners
+from ._software_pace import SoftwarePace
+from ._spim_pace import SpimPace
+from ._stage_pace import StagePace
+
+
+def pace_of(core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights, scanners: Scanners) -> Pace:
+    """`Volume.trigger` of the scope file."""
+    match scope.volume.trigger:
+        case "tiger_spim":
+            return SpimPace(core, scope, axes, cameras, lights, scanners)
+        case "mm_sequence":
+            return StagePace(core, scope, axes, cameras, lights)
+        case _:
+            return SoftwarePace(axes, cameras)
