@@ -32,10 +32,14 @@ class Result:
     bench: str
     rows: list[Row]
     ratios: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """What must not be, and was found: the exit code is 1 then."""
 
     def as_json(self) -> dict[str, Any]:
         """``{"bench": NAME, "rows": [{"case", "metric", "median", "min", "max", "n"}…], "ratios": {NAME: X}}``."""
-        return asdict(self)
+        tree = asdict(self)
+        del tree["problems"]
+        return tree
 
 
 def row(case: str, metric: str, values: Sequence[float]) -> Row:
@@ -48,7 +52,7 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if not m.name.startswith("_"))
 
 
-def result_of(name: str, quick: bool, tell: Tell) -> Result:
-    """Run a benchmark. ``quick``: fewer repetitions."""
-    result: Result = importlib.import_module(f".{name}", __package__).measure(quick, tell)
+def result_of(name: str, quick: bool, tell: Tell, **options: int) -> Result:
+    """Run a benchmark. ``quick``: fewer repetitions; ``options``: those of its ``measure``, a `TypeError` where it has none."""
+    result: Result = importlib.import_module(f".{name}", __package__).measure(quick, tell, **options)
     return result

@@ -14,21 +14,30 @@ from ._terminal import Json, fail, print_json, say, show
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"What to measure: {', '.join(names())}.")],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
+    faults: Annotated[int | None, typer.Option("--faults", min=1, help="bench faults: how many.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="bench faults: draw those of this seed again.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure this machine. Rows are medians with the lowest and highest of n repetitions."""
     if name not in names():
         fail(f"no benchmark {name!r}: there are {', '.join(names())}")
-    result = result_of(name, quick, lambda line: say.print(line, markup=False))
+    options = {key: value for key, value in (("faults", faults), ("seed", seed)) if value is not None}
+    if options and name != "faults":
+        fail(f"--{next(iter(options))} belongs to 'bench faults', not to {name!r}")
+    result = result_of(name, quick, lambda line: say.print(line, markup=False, soft_wrap=True), **options)
     table = Table("case", "metric", "median", "min", "max", "n", box=None, pad_edge=False)
     for row in result.rows:
         table.add_row(row.case, row.metric, *(f"{x:.3g}" for x in (row.median, row.min, row.max)), str(row.n))
     if as_json:
         print_json(result.as_json())
-        return
-    show.print(table, soft_wrap=False)
-    for ratio, value in result.ratios.items():
-        show.print(f"{ratio}: {value:.2f}")
+    else:
+        show.print(table, soft_wrap=False)
+        for ratio, value in result.ratios.items():
+            show.print(f"{ratio}: {value:.2f}")
+    if result.problems:
+        fail(f"{len(result.problems)} things that must not be were found:\n" + "\n".join(result.problems))
 
 
 def add_to(app: typer.Typer) -> None:

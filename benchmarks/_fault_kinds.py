@@ -1,0 +1,131 @@
+"""Faults, by kind: how each is made, and when the stack has got over it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..hardware import FrameSettings, HardwareError, HardwareGoneError, HardwareTimeout, connect
+from ._fault_stack import CRASH, SLOW, FaultStack
+
+Renewed = Callable[[], bool]
+"""Whether the part that was hit is another one, or itself again."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    share: int
+    """How often it is drawn, beside the others."""
+    make: Callable[[FaultStack, random.Random], Renewed]
+    ends_hardware: bool = False
+    """At once: a light that is on then stays on until the next process switches it off."""
+    remote: bool = False
+    """Its hardware is at the end of a cable."""
+
+
+def _instance(stack: FaultStack) -> str | None:
+    try:
+        hardware = connect(stack.scope, stack.layout, timeout_s=1)
+    except HardwareError:
+        return None
+    try:
+        info = hardware.info()
+        return info.instance if info.stage == "ready" else None
+    except HardwareError:
+        return None
+    finally:
+        hardware.close()
+
+
+def _other_hardware(stack: FaultStack, before: str | None) -> Renewed:
+    return lambda: _instance(stack) not in (None, before)
+
+
+def _signal(part: str, number: int) -> Callable[[FaultStack, random.Random], Renewed]:
+    def make(stack: FaultStack, _: random.Random) -> Renewed:
+        before = _pid(stack, part)
+        instance = _instance(stack) if part == "hardware" else None
+        os.kill(before, number)
+        if part == "hardware":
+            return _other_hardware(stack, instance)
+        return lambda: stack.runtime["pids"].get(part) not in (None, before)
+
+    return make
+
+
+def _pid(stack: FaultStack, part: str) -> int:
+    deadline = time.monotonic() + 20
+    while (pid := stack.runtime["pids"].get(part)) is None:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"runtime.json names no {part}")
+        time.sleep(0.01)
+    return int(pid)
+
+
+def _by_a_client(stack: FaultStack, act: Callable[[Any], object]) -> Renewed:
+    """A client outside the plan makes its adapter fail; the client gets an error, like everybody."""
+    instance = _instance(stack)
+
+    def call() -> None:
+        with contextlib.suppress(HardwareGoneError, HardwareTimeout):
+            hardware = connect(stack.scope, stack.layout, timeout_s=5)
+            try:
+                while True:  # the plan may set the camera anew in between: then nothing was broken yet
+                    act(hardware)
+            finally:
+                hardware.close()
+
+    threading.Thread(target=call, daemon=True).start()
+    return _other_hardware(stack, instance)
+
+
+def _segfault(stack: FaultStack, _: random.Random) -> Renewed:
+    return _by_a_client(stack, lambda hardware: hardware.set_value(CRASH, "Dereference Null Pointer"))
+
+
+def _hang(stack: FaultStack, _: random.Random) -> Renewed:
+    def expose(hardware: Any) -> None:
+        hardware.set_value(SLOW, 60000.0)
+        hardware.snap("overview", FrameSettings())
+
+    return _by_a_client(stack, expose)
+
+
+def _cut(stack: FaultStack, rng: random.Random) -> Renewed:
+    """For up to five seconds: shorter and longer than anybody's grace."""
+    assert stack.cable is not None
+    cable = stack.cable
+    cable.cut()
+    threading.Timer(rng.uniform(0.0, 5.0), cable.mend).start()
+    return lambda: _instance(stack) is not None
+
+
+KINDS = (
+    Kind("kill", 40, _signal("hardware", signal.SIGKILL), ends_hardware=True),
+    Kind("segfault", 40, _segfault),
+    Kind("hang", 30, _hang),
+    Kind("cut link", 35, _cut, remote=True),
+    Kind("stop", 30, _signal("hardware", signal.SIGSTOP), ends_hardware=True),
+    Kind("kill worker", 13, _signal("worker", signal.SIGKILL)),
+    Kind("kill manager", 4, _signal("manager", signal.SIGKILL)),
+    Kind("kill http", 4, _signal("http", signal.SIGKILL)),
+    Kind("kill courier", 4, _signal("courier", signal.SIGKILL)),
+)
+
+
+def drawn(count: int, rng: random.Random) -> list[Kind]:
+    """So many faults: one of each kind first, then each kind by its share; in random order, those that need a cable last
+    (they have a stack of their own).
+    """
+    more = rng.choices(KINDS, [kind.share for kind in KINDS], k=max(0, count - len(KINDS)))
+    found = [*KINDS[:count], *more]
+    rng.shuffle(found)
+    return sorted(found, key=lambda kind: kind.remote)
