@@ -29,7 +29,8 @@ def main() -> None:
     from ._courier import Courier, logger
 
     log_to_stderr(logger)
-    courier = Courier(layout.documents, lambda: _catalog(scope, layout))
+    volumes = layout.root(scope, scope.storage.root, "tiled") / "volumes"
+    courier = Courier(layout.documents, lambda: _catalog(scope, layout), volumes)
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, LAST_CALL_S)

@@ -50,10 +50,13 @@ class Courier:
         The folder of the logs, ``{run_uid}.jsonl``.
     connect
         Gives a Tiled client on the catalog of runs; raises `httpx.HTTPError` or `TiledNotThere` while it can't.
+    volumes
+        The folder of the runs' volumes, ``{run_uid}_{dataset}.ome.zarr``, whose frames an orphan's stop document counts.
     """
 
-    def __init__(self, documents: Path, connect: Callable[[], Any]) -> None:
+    def __init__(self, documents: Path, connect: Callable[[], Any], volumes: Path) -> None:
         self._documents = documents
+        self._volumes = volumes
         self._connect = connect
         self._catalog: Any = None
         self._runs: dict[str, _Run] = {}
@@ -109,7 +112,7 @@ class Courier:
         for run_uid in self._runs.keys() - self._closed:
             log = self._runs[run_uid].log
             try:
-                if is_complete(log) or (self._settled(run_uid) and close_orphan(log) is not None):
+                if is_complete(log) or (self._settled(run_uid) and close_orphan(log, self._volumes) is not None):
                     self._closed.add(run_uid)
             except (ValueError, KeyError, TypeError, OSError) as error:
                 logger.error("run %s: its log can't be closed: %r", run_uid, error)
@@ -120,7 +123,7 @@ class Courier:
         the worker that steered it died, and the stop document must count its last frames.
         """
         before = self._abandoned.pop(run_uid, None)
-        now = abandoned(self._runs[run_uid].log)
+        now = abandoned(self._runs[run_uid].log, self._volumes)
         if now is not None:
             self._abandoned[run_uid] = now
         return now is not None and now == before

@@ -77,21 +77,30 @@ def is_complete(path: Path) -> bool:
     return isinstance(record, dict) and record.get("name") == "stop"
 
 
-def abandoned(path: Path) -> dict[str, int | None] | None:
-    """Frames on disk, by dataset, of a run whose log nobody holds; None where somebody does."""
+def abandoned(path: Path, volumes: Path) -> dict[str, int | None] | None:
+    """Frames on disk, by dataset, of a run whose log nobody holds; None where somebody does.
+
+    ``volumes`` is the folder where runs' volumes lie: one may have frames before any document tells of it.
+    """
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
-        return {
-            document["data_key"]: frames_on_disk(_volume(document["uri"]))
-            for name, document in DocumentLog(path)
-            if name == "stream_resource"
-        }
+        told = [document for name, document in DocumentLog(path) if name == "stream_resource"]
+        return _frames(path.stem, told, volumes)
 
 
-def close_orphan(path: Path) -> Document | None:
+def _frames(run_uid: str, told: list[Document], volumes: Path) -> dict[str, int | None]:
+    """Frames on disk of the datasets that documents tell of, and of those that lie there without."""
+    frames = {document["data_key"]: frames_on_disk(_volume(document["uri"])) for document in told}
+    for volume in sorted(volumes.glob(f"{run_uid}_*.ome.zarr")):
+        dataset = volume.name.removeprefix(f"{run_uid}_").removesuffix(".ome.zarr")
+        frames.setdefault(dataset, frames_on_disk(volume))
+    return frames
+
+
+def close_orphan(path: Path, volumes: Path) -> Document | None:
     """Append a stop document to a log that nobody writes any more; return it, or None where there is nothing to close.
 
     The lock decides: whoever writes a log holds it from before the first line. A half line at the end is dropped.
@@ -105,7 +114,7 @@ def close_orphan(path: Path) -> Document | None:
         start: Document | None = None
         stream_names: dict[str, str] = {}
         num_events: dict[str, int] = {}
-        frames: dict[str, int | None] = {}
+        told: list[Document] = []
         for name, document in log:
             if name == "start":
                 start = document
@@ -118,7 +127,7 @@ def close_orphan(path: Path) -> Document | None:
                     raise DocumentLogError(f"{path}, line {log.lines}: a {name} before its descriptor")
                 num_events[stream] = max(num_events[stream], _last_seq_num(name, document))
             elif name == "stream_resource":
-                frames[document["data_key"]] = frames_on_disk(_volume(document["uri"]))
+                told.append(document)
             elif name == "stop":
                 return None
         if start is None:
@@ -130,7 +139,7 @@ def close_orphan(path: Path) -> Document | None:
             "exit_status": "fail",
             "reason": ORPHAN_REASON,
             "num_events": num_events,
-            "frames": frames,
+            "frames": _frames(path.stem, told, volumes),
             "interrupted": True,
         }
         _append(file, log.offset, {"name": "stop", "doc": stop})

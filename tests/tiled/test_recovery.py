@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 from tiled.queries import Key
 
-from queuescope.tiled_config._documents import ORPHAN_REASON, DocumentLog, DocumentLogError, close_orphan, is_complete
+from queuescope.tiled_config._documents import (
+    ORPHAN_REASON,
+    DocumentLog,
+    DocumentLogError,
+    abandoned,
+    close_orphan,
+    is_complete,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
 
@@ -91,7 +98,7 @@ def test_a_run_whose_worker_died_is_closed_and_says_why(shaky: Any, acquire: Any
     run.expose(3)
     run.write_fragment(b'{"name": "event", "doc": {"da')
     shaky.wait_announced(run, 3)
-    assert close_orphan(run.log) is None, "the log is still being written"
+    assert close_orphan(run.log, shaky.layout.volumes) is None, "the log is still being written"
     run.die()
     shaky.courier.wait_for(f"run {run.uid} delivered: .* 3 frames, fail")
     stop = shaky.client()[run.uid].metadata["stop"]
@@ -199,5 +206,20 @@ def test_an_empty_log_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     path.touch()
     assert not is_complete(path)
-    assert close_orphan(path) is None
+    assert close_orphan(path, tmp_path) is None
     assert path.read_bytes() == b""
+
+
+def test_frames_that_no_document_tells_of_are_counted(tmp_path: Path) -> None:
+    """R3.12: the worker was killed after the first frames were on disk and before its first event."""
+    path = tmp_path / "run-1.jsonl"
+    path.write_text('{"name": "start", "doc": {"uid": "run-1"}}\n')
+    for name in ("run-1_cam_a", "run-1_cam_b", "run-10_cam_a"):
+        (tmp_path / f"{name}.ome.zarr").mkdir()
+    (tmp_path / "run-1_cam_a.frames.jsonl").write_text("{}\n{}\n{}\n")
+    (tmp_path / "run-10_cam_a.frames.jsonl").write_text("{}\n")
+    assert abandoned(path, tmp_path) == {"cam_a": 3, "cam_b": 0}
+    stop = close_orphan(path, tmp_path)
+    assert stop is not None
+    assert stop["frames"] == {"cam_a": 3, "cam_b": 0}
+    assert is_complete(path)
