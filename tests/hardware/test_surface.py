@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgpack
+import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from queuescope.config import Scope
-from queuescope.hardware import ArgumentError, NotAllowedError, UnknownNameError, connect
+from queuescope.hardware import SURFACE, ArgumentError, Hardware, NotAllowedError, UnknownNameError, connect
 from queuescope.hardware._wire import call_named
 from queuescope.layout import Layout
 
@@ -53,6 +56,25 @@ def test_the_mode_is_decided_in_one_module() -> None:
         if "scope.micromanager.process" in path.read_text(encoding="utf-8")
     ]
     assert asking == ["_connect.py"]
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_no_call_takes_or_gives_a_bare_object(name: str) -> None:
+    """R0.11: run, file names, budget and interlocks cross the boundary as values of stated types, down to the last entry."""
+    hints = get_type_hints(getattr(Hardware, name))
+    assert set(inspect.signature(getattr(Hardware, name)).parameters) - {"self"} == set(hints) - {"return"}
+    for hint in hints.values():
+        assert not bare(hint), hint
+
+
+def bare(hint: Any) -> bool:
+    """Whether something about it is left open."""
+    parts = get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return any(bare(field.annotation) for field in hint.model_fields.values())
+    if get_origin(hint) is Literal or hint is np.ndarray:
+        return False
+    return hint in (Any, object, dict, list, tuple, set) or any(bare(part) for part in parts if part is not ...)
 
 
 @pytest.fixture(scope="module")
