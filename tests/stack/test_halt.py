@@ -1,4 +1,4 @@
-"""Halt, interlock and control on the whole stack: R3.11, R5.1 to R5.3."""
+"""People in charge of the whole stack: halt, interlock, control, approvals, release: R3.11, R5.1 to R5.3, R5.5, R5.7."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from queuescope.config import SCOPES
 from queuescope.hardware import LatchFile
+from queuescope.ledger import Ledger
 
 
 def until(true: Callable[[], Any], limit_s: float = 60) -> Any:
@@ -38,6 +39,7 @@ def with_a_door(folder: Path) -> Path:
             "  laser_line:",
         ),
         ("scope.yml", "storage:", 'safety: {interlocks: [{device: door, open: "1", kind: door}]}\nstorage:'),
+        ("scope.yml", "approval: none", "approval: {agent: first_of_kind}"),
     ):
         text = (folder / name).read_text()
         assert old in text
@@ -129,7 +131,7 @@ def test_a_halt_ends_the_running_plan_and_stops_the_queue(stack: Any, plan: str,
     _, run = stack.get(f"/api/runs/{uid}")
     assert run["status"] == "failed"
     assert run["datasets"][0]["frames_written"] >= 2
-    assert [one["item_uid"] for one in stack.manager().queue_get()["items"]] == [waiting]
+    assert [one["item_uid"] for one in stack.manager().queue_get(reload=True)["items"]] == [waiting]
     until(lambda: not stack.manager().status(reload=True)["queue_autostart_enabled"])
     assert stack.manager().status(reload=True)["manager_state"] == "idle"
     assert stack.post("/api/scope/rearm", {"resume_queue": True})[0] == 200
@@ -191,6 +193,98 @@ def test_a_running_plan_pauses_for_a_person_and_goes_on(stack: Any) -> None:
     assert stack.get(f"/api/runs/{uid}")[1]["datasets"][0]["frames_written"] == 60
 
 
+def submitted_by_agent(stack: Any, name: str, key: str, **kwargs: Any) -> str:
+    """The item UID of a plan that an agent has queued."""
+    item = {"item_type": "plan", "name": name, "kwargs": kwargs, "meta": {"op_key": key}}
+    code, added = stack.post("/api/queue/item/add", {"item": item}, "agent")
+    assert (code, added["success"]) == (200, True), added
+    return str(added["item"]["item_uid"])
+
+
+def test_the_holder_runs_plans_and_agents_wait(stack: Any) -> None:
+    """R5.1, R5.2: `queuescope run` opens the queue's lock for who has taken over; an agent's plan that was queued before
+    doesn't start even where somebody starts the queue.
+    """
+    assert stack.post("/api/queue/autostart", {"enable": False})[0] == 200
+    before = submitted_by_agent(stack, "move_axis", "halt.held-1", axis="z", to=20.0)
+    taken = stack.command("control", "person", "--reason", "focusing", "--by", "Ada", "--json")
+    assert taken.returncode == 0, taken.stderr
+    assert json.loads(taken.stdout)["control"]["by"] == "Ada (operator)"
+    done = stack.command("run", "move_axis", "axis=z", "to=3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert stack.hardware().positions(("z",)) == {"z": 3.0}
+    code, answer = stack.post("/api/queue/start", {})
+    assert (code, answer["success"]) == (200, False)
+    assert "every plan in the queue waits: Ada (operator) has the microscope (person): focusing" in answer["msg"]
+    assert [item["item_uid"] for item in stack.manager().queue_get(reload=True)["items"]] == [before]
+    holds = stack.get("/api/ready")[1]["holds"]
+    assert next(hold for hold in holds if hold["reason"] == "person")["detail"].startswith("Ada (operator) has")
+    refused = stack.post(
+        "/api/queue/item/add", {"item": {"item_type": "plan", "name": "move_axis", "kwargs": {}}}, "agent"
+    )
+    assert refused[0] == 400, "without a key it is refused for that first"
+    assert stack.hardware().positions(("z",)) == {"z": 3.0}
+
+
+def test_an_agents_plan_starts_when_a_person_approves_it(stack: Any) -> None:
+    """R5.5: until then nothing moves and others overtake it; the next of its kind needs nobody; a refused one has failed."""
+    stack.hardware().move({"z": 5.0})
+    uid = submitted_by_agent(stack, "move_axis", "halt.approve-1", axis="z", to=30.0)
+    other = stack.run("read_state", "halt.approve-2")
+    assert other["result"]["exit_status"] == "completed"
+    assert [item["item_uid"] for item in stack.manager().queue_get(reload=True)["items"]] == [uid]
+    assert stack.hardware().positions(("z",)) == {"z": 5.0}
+    listed = stack.command("approvals")
+    assert uid in listed.stdout
+    assert "move_axis of the agent" in listed.stdout
+    assert f"queuescope approve {uid}" in stack.command("status").stdout
+    approved = stack.command("approve", uid, "--by", "Ada", "--reason", "a look", "--json")
+    assert approved.returncode == 0, approved.stderr
+    assert stack.wait(uid)["result"]["exit_status"] == "completed"
+    assert stack.hardware().positions(("z",)) == {"z": 30.0}
+    second = submitted_by_agent(stack, "move_axis", "halt.approve-3", axis="z", to=31.0)
+    assert stack.wait(second)["result"]["exit_status"] == "completed"
+
+    third = submitted_by_agent(stack, "snap", "halt.approve-4", camera="cam_a", channels=[{"name": "gfp"}])
+    refused = stack.command("approve", third, "--refuse", "--by", "Ada", "--reason", "too bright")
+    assert refused.returncode == 0, refused.stderr
+    ended = stack.wait(third)
+    assert (ended["result"]["exit_status"], ended["result"]["run_uids"]) == ("failed", [])
+    assert "refused by Ada (operator): too bright" in ended["result"]["msg"]
+    execution = Ledger(stack.layout.ledger_db).by_key("halt.approve-4")
+    assert execution is not None
+    assert (execution.state, execution.run_uids) == ("failed", ())
+    assert "too bright" in str(execution.error)
+    assert stack.manager().status(reload=True)["queue_autostart_enabled"]
+    assert stack.command("approve", "nowhere").returncode == 1
+
+
+def test_it_stays_released_over_down_and_up(stack: Any) -> None:
+    """R5.7: refused while a plan runs; then queued plans wait, also in the next stack, until it is reclaimed and resumed."""
+    item = stack.submit("snap", "halt.release-1", camera="cam_a", n=60, channels=[{"name": "gfp", "exposure_ms": 50}])
+    running(stack)
+    refused = stack.command("release")
+    assert refused.returncode == 1
+    assert "a plan is there (the queue server is executing_queue)" in refused.stderr
+    assert stack.wait(item)["result"]["exit_status"] == "completed"
+    released = stack.command("release", "--reason", "alignment", "--by", "Ada")
+    assert released.returncode == 0, released.stderr
+    waiting = stack.submit("snap", "halt.release-2", camera="cam_a")
+    assert not stack.manager().status(reload=True)["queue_autostart_enabled"]
+    code, answer = stack.post("/api/queue/start", {})
+    assert (code, answer["success"]) == (200, False)
+    assert "released by Ada (operator): alignment" in answer["msg"]
+    stack.release()
+    assert stack.command("down").returncode == 0
+    started = stack.up("--no-wait-catalog")
+    assert started.returncode == 0, started.stderr
+    assert "released by Ada (operator)" in stack.command("ready").stdout
+    assert [one["item_uid"] for one in stack.manager().queue_get(reload=True)["items"]] == [waiting]
+    reclaimed = stack.command("reclaim", "--resume-queue")
+    assert reclaimed.returncode == 0, reclaimed.stderr
+    assert stack.wait(waiting)["result"]["exit_status"] == "completed"
+
+
 def test_the_command_halts_and_rearms(stack: Any) -> None:
     """R3.11: with the REST server, and without it straight to the hardware."""
     done = stack.command("halt", "--reason", "a click", "--json")
@@ -240,3 +334,16 @@ def test_mode_worker_is_halted_through_the_latch(another_stack: Any) -> None:
     item = stack.run("snap", "halt.inside-2", camera="cam_a", channels=[{"name": "gfp"}])
     assert item["result"]["exit_status"] == "completed", item["result"]["msg"]
     assert stack.get("/api/ready")[0] == 200
+
+    # R5.6, R5.7: what people ask of the hardware reaches it through the worker
+    code, opened = stack.post("/api/samples", {"id": "worm", "dose_budget": {"l488": 5}})
+    assert (code, opened.get("dose_budget")) == (200, {"l488": 5.0}), opened
+    code, refused = stack.post("/api/scope/confirm_reference", {"axis": "nowhere"})
+    assert (code, refused["code"]) == (404, "unknown_name")
+    code, released = stack.post("/api/scope/release", {"by": "Ada"})
+    assert (code, released.get("problems")) == (200, []), released
+    assert stack.get("/api/scope")[1]["code"] == "released"
+    assert any("released by Ada" in reason for reason in stack.get("/api/ready")[1]["reasons"])
+    code, reclaimed = stack.post("/api/scope/reclaim", {"resume_queue": True})
+    assert (code, reclaimed["hardware"]["stage"]) == (200, "ready"), reclaimed
+    assert stack.run("read_state", "halt.inside-3")["result"]["exit_status"] == "completed"
