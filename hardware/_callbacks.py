@@ -46,13 +46,13 @@ class Callbacks:
             events.known("position", axis, position)
         self._closing = threading.Event()
         self._receiver = _receiver(self)  # MMCore does not keep it alive
-        core.mm.registerCallback(self._receiver)
+        core.listen(self._receiver)
         threading.Thread(target=self._look, name="positions", daemon=True).start()
 
     def close(self) -> None:
         """Nothing is published any more; a core that still calls back would abort the interpreter's exit."""
         self._closing.set()
-        self._core.mm.registerCallback(None)
+        self._core.listen(None)
         self._events.listened.set()
         self._events.close()
 

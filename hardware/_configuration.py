@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..config import Scope
 from ._errors import ConfigurationError, DeviceError
+from ._lines import fields_of, has_module, python_devices
 from ._mmcore import Core, discovered_installations
 from ._restart import first_lines
 
@@ -74,6 +75,15 @@ def _bundled() -> Path | None:
 def _adapter_files(folder: Path) -> Iterator[Path]:
     for pattern in ("libmmgr_dal_*", "mmgr_dal_*"):
         yield from folder.glob(pattern)
+
+
+def has_python_devices(scope: Scope) -> bool:
+    """Whether the scope's ``.cfg`` has Python devices; False where it can't be read, which `load_configuration` will tell."""
+    try:
+        lines = scope.config_path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return any(True for _ in python_devices(lines))
 
 
 def load_configuration(core: Core, scope: Scope, adapters: Adapters) -> None:
@@ -142,9 +152,10 @@ def _load_lines(core: Core, name: str, lines: list[str]) -> None:
 
 
 def _check_adapters(core: Core, lines: list[str], path: Path, adapters: Adapters) -> None:
+    _check_modules(lines, path)
     known = set(core.mm.getDeviceAdapterNames())
     for number, line in enumerate(lines, start=1):
-        fields = [field.strip() for field in line.split(",")]
+        fields = fields_of(line)
         if fields[0] == "Device" and len(fields) >= 4 and fields[2] not in known:
             raise ConfigurationError(
                 f"the device adapter {fields[2]!r} (device {fields[1]!r}, {path} line {number}) was not found; looked in"
@@ -157,6 +168,20 @@ def _check_adapters(core: Core, lines: list[str], path: Path, adapters: Adapters
             )
 
 
+def _check_modules(lines: list[str], path: Path) -> None:
+    """Modules of Python devices: installed ones, or a lab's own file beside its configuration."""
+    for number, label, module, _ in python_devices(lines):
+        if not has_module(module, path.parent):
+            raise ConfigurationError(
+                f"the Python module {module!r} (device {label!r}, {path} line {number}) was not found: install its package, or"
+                f" put {module.split('.')[0]}.py into {path.parent}",
+                thing=module,
+                value=label,
+                looked=[str(path.parent)],
+                line=number,
+            )
+
+
 def _without_startup_motion(lines: list[str], scope: Scope) -> list[str]:
     """`loadSystemConfiguration` applies the preset System/Startup: entries on lights and axes stay out unless allowed."""
     guarded = {axis.label for axis in scope.axes().values()}
@@ -165,7 +190,7 @@ def _without_startup_motion(lines: list[str], scope: Scope) -> list[str]:
         guarded |= {part.label for part in parts if part is not None and part != "fixed"}
     kept = []
     for line in lines:
-        fields = [field.strip() for field in line.split(",")]
+        fields = fields_of(line)
         startup = fields[:3] == ["ConfigGroup", "System", "Startup"] and len(fields) >= 5
         if startup and fields[3] in guarded and f"{fields[3]}.{fields[4]}" not in scope.micromanager.startup_allowed:
             log.warning(

@@ -17,6 +17,7 @@ from typing import Any
 from ..config import MicroManager, Scope
 from ._configuration import find_adapters
 from ._errors import HardwareError
+from ._lines import fields_of, has_module, python_devices
 from ._mmcore import Core
 
 
@@ -27,20 +28,23 @@ def inventory(config: Path, adapters: str | None, load: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"adapters": None, "device_interface": None, "looked": [], "missing": [], "types": {}}
     found |= {"limits": {}, "writable": {}, "error": None}
     lines = config.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    devices = [fields for line in lines if (fields := [f.strip() for f in line.split(",")])[0] == "Device"]
-    devices = [fields for fields in devices if len(fields) >= 4]
+    devices = [fields for line in lines if (fields := fields_of(line))[0] == "Device" and len(fields) >= 4]
+    python = [["pyDevice", label, module, name] for _, label, module, name in python_devices(lines)]
     try:
         place = find_adapters(scope)
     except HardwareError as error:
         return {**found, "missing": sorted({d[2] for d in devices}), "error": str(error)}
     found |= {"adapters": str(place.folder), "looked": list(place.looked)}
     with tempfile.TemporaryDirectory(prefix="queuescope-") as folder:
-        core = Core(place.folder, Path(folder) / "mmcore.log", call_timeout_s=10)
+        files = Path(folder) if python else None
+        core = Core(place.folder, Path(folder) / "mmcore.log", call_timeout_s=10, python=files)
         try:
             found["device_interface"] = _interface(core)
             known = set(core.mm.getDeviceAdapterNames())
             found["missing"] = sorted({d[2] for d in devices} - known)
-            here = [d for d in devices if d[2] in known]
+            absent = {d[2] for d in python if not has_module(d[2], config.resolve().parent)}
+            found["missing"] += sorted(absent)
+            here = [d for d in devices if d[2] in known] + [d for d in python if d[2] not in absent]
             if load:
                 kept = [line for line in lines if not line.startswith("ConfigGroup,System,Startup")]
                 copy = Path(folder) / "loaded.cfg"

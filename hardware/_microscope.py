@@ -21,7 +21,7 @@ from ..layout import Layout
 from ._axes import Axes
 from ._callbacks import Callbacks
 from ._cameras import Cameras
-from ._configuration import find_adapters, load_configuration, load_first
+from ._configuration import find_adapters, has_python_devices, load_configuration, load_first
 from ._deadlines import LOADING_S
 from ._dose import DoseMeter
 from ._dose_state import DoseState
@@ -134,7 +134,12 @@ class Microscope:
         self._ownership = Ownership(layout, mode)
         try:
             self._adapters = find_adapters(scope)
-            self._core = Core(self._adapters.folder, layout.logs / "mmcore.log", scope.micromanager.call_timeout_s)
+            self._core = Core(
+                self._adapters.folder,
+                layout.logs / "mmcore.log",
+                scope.micromanager.call_timeout_s,
+                layout.services if has_python_devices(scope) else None,
+            )
         except BaseException:
             self._ownership.release()
             raise

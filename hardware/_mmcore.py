@@ -54,12 +54,21 @@ class Deadline:
 class Core:
     """The one MMCore of this process."""
 
-    def __init__(self, adapters: Path, log_file: Path, call_timeout_s: float) -> None:
+    def __init__(self, adapters: Path, log_file: Path, call_timeout_s: float, python: Path | None = None) -> None:
+        """``python``: the configuration has Python devices, whose files lie in this folder; see `_python_core`."""
         core_class = import_mmcore().CMMCorePlus
-        self._plus = core_class(mm_path=str(adapters), adapter_paths=[str(adapters)])
-        below_plus: Any = super(core_class, self._plus)
-        self.mm = below_plus
+        places = {"mm_path": str(adapters), "adapter_paths": [str(adapters)]}
+        self.mm: Any
         """MMCore below pymmcore-plus's signals, which read a property twice more for every write."""
+        if python is None:
+            self._plus = core_class(**places)
+            self.mm = super(core_class, self._plus)
+        else:
+            from ._python_core import Mixed, PythonCore
+
+            self._plus = PythonCore(**places, folder=python)
+            self.mm = Mixed(self._plus)
+        self._python = python is not None
         self.mm.registerCallback(None)  # nobody listens, and a core that calls back aborts the interpreter's exit
         self.mm.setPrimaryLogFile(str(log_file))
         self.mm.enableStderrLog(False)
@@ -71,6 +80,12 @@ class Core:
     def close(self) -> None:
         """Unload every device."""
         self.mm.unloadAllDevices()
+
+    def listen(self, receiver: Any) -> None:
+        """Tell MMCore's callbacks, those of Python devices included, to this object; None: to nobody any more."""
+        self.mm.registerCallback(receiver)
+        if self._python:
+            self._plus.tell(receiver)
 
     def preset(self, group: str, name: str) -> list[tuple[str, str, str]]:
         """Device, property and value of each entry of a configuration preset."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..config import Scope
 from ..layout import Layout
 from ._errors import HardwareError
+from ._lines import fields_of
 from ._mmcore import Core
 from ._scanners import Scanners
 
@@ -59,10 +60,9 @@ def needs_person(scope: Scope, left: dict[str, int] | None) -> str | None:
 
 
 def first_lines(lines: Iterable[str], scope: Scope) -> list[str]:
-    """The part of a ``.cfg`` that the lights, the scanners and the autofocus need: their devices, hubs, ports, labels; no presets."""
-    rows = [(line, [field.strip() for field in line.split(",")]) for line in lines]
-    rows = [(line, fields) for line, fields in rows if line.strip() and not line.lstrip().startswith("#")]
-    devices = {fields[1] for _, fields in rows if fields[0] == "Device" and len(fields) > 3}
+    """What lights, scanners and autofocus need of a ``.cfg``: their devices, hubs, ports and labels; no presets."""
+    rows = [(line, fields) for line in lines if (fields := fields_of(line))[0]]
+    devices = {fields[1] for _, fields in rows if fields[0] in ("Device", "pyDevice") and len(fields) > 3}
     wanted = _labels(scope) & devices
     moving = {device.label for device in scope.devices.values() if device.moves_on_init}
     wanted |= {part.label for part in scope.of_kind("galvo", "autofocus").values()} & devices - moving
@@ -77,7 +77,9 @@ def first_lines(lines: Iterable[str], scope: Scope) -> list[str]:
     kept = []
     for line, fields in rows:
         core = fields[:2] == ["Property", "Core"] and fields[2] in ("Initialize", "TimeoutMs")
-        if core or (fields[0] in ("Device", "Parent", "Property", "Label", "Delay") and fields[1] in wanted):
+        if core or (
+            fields[0] in ("Device", "pyDevice", "Parent", "Property", "Label", "Delay") and fields[1] in wanted
+        ):
             kept.append(line)
     return kept
 

@@ -92,7 +92,7 @@ def test_a_pair_moves_together_or_not_at_all(hardware: ConnectedHardware, device
     [
         ("emission", "BP605", "BP999"),
         ("objective", "Nikon 20X Water 0.5", "Nikon 100X"),
-        ("chamber", 5.0, 99.0),
+        ("chamber", 36.5, 99.0),
         ("laser_line", "561", "999"),
         ("channel", "gfp", "ultraviolet"),
         ("l488", 2.0, 6.5),
@@ -104,10 +104,11 @@ def test_a_setting_takes_what_is_known_and_refuses_the_rest(
     device = devices[name]
     device.set(good).wait(5)
     reading = device.read()[name]["value"]
-    assert reading == (True if name == "l488" else good)
+    lags = name == "chamber"  # towards its setpoint, with the minutes of a real one
+    assert reading == (pytest.approx(37, abs=0.5) if lags else True if name == "l488" else good)
     with pytest.raises(HardwareError, match=str(bad)):
         device.set(bad)
-    assert device.read()[name]["value"] == reading
+    assert device.read()[name]["value"] == (pytest.approx(reading, abs=0.1) if lags else reading)
     if name == "l488":
         device.set(False).wait(5)
         assert hardware.light("l488").on is False

@@ -55,11 +55,11 @@ def refusal(folder: Path, make_scope: MakeScope, **edits: list[tuple[str, str]])
         (("Nikon 20X Water 0.5", "Nikon 99X"), "objectives.water20.label", "has no label 'Nikon 99X'"),
         (('choices: [none, "405"', 'choices: [none, "999"'), "devices.laser_line.property", "can't be '999'"),
         (
-            ("property: CCDTemperature, setpoint", "property: Heat, setpoint"),
+            ("property: Temperature, setpoint", "property: Heat, setpoint"),
             "devices.chamber.property",
             "no property 'Heat'",
         ),
-        (("setpoint: CCDTemperature", "setpoint: CameraID"), "devices.chamber.setpoint", "is read only"),
+        (("setpoint: Setpoint", "setpoint: Temperature"), "devices.chamber.setpoint", "is read only"),
         (
             (
                 "{label: LaserLine, kind: property, property: Label",
@@ -152,22 +152,22 @@ def test_startup_entries_on_lights_and_axes_are_left_out(
     tmp_path: Path, make_scope: MakeScope, caplog: pytest.LogCaptureFixture
 ) -> None:
     """R3.9: a lab's System/Startup preset can't switch lasers on or move a stage, unless the scope lists the entry."""
-    entries = ("Laser488 TTL,State,1", "PiezoStage:P:34,Position,50", "PiezoStage:Q:35,Position,60", "LED DA,Voltage,2")
+    entries = ("Laser488 TTL,State,1", "ZStage:Z:32,Position,50", "ZStage:V:37,Position,60", "LED DA,Voltage,2")
     more = "\n".join(f"ConfigGroup,System,Startup,{entry}" for entry in entries)
     scope = make_scope(
         tmp_path,
         cfg=[("ConfigPixelSize,Res40x", f"{more}\nConfigPixelSize,Res40x")],
-        scope=[("  process: own", '  process: own\n  startup_allowed: ["PiezoStage:Q:35.Position"]')],
+        scope=[("  process: own", '  process: own\n  startup_allowed: ["ZStage:V:37.Position"]')],
     )
     with caplog.at_level(logging.WARNING):
         hardware = connect(scope, Layout(tmp_path / "data"))
     state = hardware.state()
     hardware.close()
-    assert (state.positions["piezo_a"], state.positions["piezo_b"]) == (0, 60)
+    assert (state.positions["z"], state.positions["f"]) == (0, 60)
     assert state.lights["led"].power_pct == 0
     assert not state.lights["l488"].on
     assert "Laser488 TTL.State" in caplog.text
-    assert "PiezoStage:Q:35" not in caplog.text
+    assert "ZStage:V:37" not in caplog.text
 
 
 def test_a_preset_that_touches_a_light_is_refused(tmp_path: Path, make_scope: MakeScope) -> None:

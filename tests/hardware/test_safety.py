@@ -213,7 +213,7 @@ def test_an_adapter_that_does_not_answer_costs_the_process(
 
     def snap() -> None:
         try:
-            other.snap("cam_a", FrameSettings(exposure_ms=8000, light="l488", power_pct=2))
+            other.snap("overview", FrameSettings(exposure_ms=8000, light="l488", power_pct=2))
         except HardwareError as error:
             failed.append(error)
 

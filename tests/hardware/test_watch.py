@@ -25,8 +25,8 @@ from queuescope.hardware import (
 from queuescope.hardware._watch import call_limit_s
 from queuescope.layout import Layout, frames_on_disk
 
-FAULTS = """  crash: {label: HamCam1, kind: property, property: SimulateCrash, choices: ["", "Dereference Null Pointer"]}
-  very_slow: {label: HamCam1, kind: property, property: Exposure, limits: [1, 60000]}
+FAULTS = """  crash: {label: Bottom, kind: property, property: SimulateCrash, choices: ["", "Dereference Null Pointer"]}
+  very_slow: {label: Bottom, kind: property, property: Exposure, limits: [1, 60000]}
   emission: {label: Emission,"""
 """Devices for tests only: DemoCamera's own segfault, and an exposure far beyond what the scope allows a camera."""
 
@@ -62,20 +62,20 @@ def test_a_segfault_ends_calls_at_once(faulty: Any) -> None:
 def test_an_adapter_that_hangs_costs_the_process(faulty: Any, new_plan: Callable[..., RecordingPlan]) -> None:
     """R0.3, R3.12: at the call's deadline the caller is told which device and which function; the process ends by itself."""
     hardware, process = faulty
-    state = hardware.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=3)))
-    hardware.record_frame(state.recording, {"cam_a": FrameSettings(exposure_ms=2)})
+    state = hardware.open_recording(new_plan(DatasetPlan(name="overview", camera="overview", frames=3)))
+    hardware.record_frame(state.recording, {"overview": FrameSettings(exposure_ms=2)})
     hardware.set_value("very_slow", 60000.0)
-    error, seconds = timed(lambda: hardware.record_frame(state.recording, {"cam_a": FrameSettings()}))
+    error, seconds = timed(lambda: hardware.record_frame(state.recording, {"overview": FrameSettings()}))
     assert type(error) is HardwareTimeout
-    assert error.fields == {"thing": "cam_a", "value": "snapImage", "limit": 2.0}
-    assert "cam_a: snapImage has not returned" in str(error)
+    assert error.fields == {"thing": "overview", "value": "snapImage", "limit": 2.0}
+    assert "overview: snapImage has not returned" in str(error)
     assert 1.9 < seconds < 4
     assert type(timed(hardware.info)[0]) is HardwareGoneError
     event = process.event()
     assert (event["event"], event["error"]) == ("hung", str(error))
     assert {light["light"] for light in event["lights"]} == {"l405", "l488", "l561", "l637", "led"}
     assert process.wait() == 4
-    assert frames_on_disk(Path(state.datasets["cam_a"].path)) == 1
+    assert frames_on_disk(Path(state.datasets["overview"].path)) == 1
 
 
 def test_a_hang_in_a_volume_is_told_to_who_follows_it(
@@ -83,9 +83,9 @@ def test_a_hang_in_a_volume_is_told_to_who_follows_it(
 ) -> None:
     """R0.3: no call hangs here, the volume's own thread does."""
     hardware, process = faulty
-    state = hardware.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=5)))
+    state = hardware.open_recording(new_plan(DatasetPlan(name="overview", camera="overview", frames=5)))
     hardware.set_value("very_slow", 60000.0)
-    program = VolumeProgram(views=(view("cam_a", "a", 5, settings=FrameSettings()),))
+    program = VolumeProgram(views=(view("overview", "a", 5, settings=FrameSettings()),))
     state = hardware.start_volume(state.recording, program)
 
     def follow() -> None:
@@ -95,7 +95,7 @@ def test_a_hang_in_a_volume_is_told_to_who_follows_it(
 
     error, seconds = timed(follow)
     assert type(error) is HardwareGoneError
-    assert "cam_a: snapImage has not returned" in str(error)
+    assert "overview: snapImage has not returned" in str(error)
     assert seconds < 5
     assert process.wait() == 4
 

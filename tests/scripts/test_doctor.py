@@ -100,7 +100,7 @@ def test_every_blank_limit_is_a_problem_of_its_own(tmp_path: Path) -> None:
 def test_a_file_with_blanks_is_looked_at_all_the_same(tmp_path: Path) -> None:
     """After `init`: the configuration and the adapters can be told before the blanks are filled in."""
     blank = ("limits: [-50, 250]", "limits: FILL_IN")
-    scope = edited(tmp_path / "s", blank, cfg=(("HamCam2,DemoCamera", "HamCam2,HamamatsuHam"),))
+    scope = edited(tmp_path / "s", blank, cfg=(("Bottom,DemoCamera", "Bottom,HamamatsuHam"),))
     examined = who(tmp_path, scope)
     assert only(_doctor_software.configuration(examined)).level == "ok"
     assert only(_doctor_software.adapters(examined)).value == "HamamatsuHam"
@@ -144,7 +144,7 @@ def test_a_group_that_the_configuration_lacks_is_named() -> None:
 
 
 def test_a_broken_configuration_is_named_with_the_line(tmp_path: Path) -> None:
-    scope = edited(tmp_path / "s", cfg=(("Device,HamCam2,DemoCamera,DCam", "Device,HamCam2,DemoCamera"),))
+    scope = edited(tmp_path / "s", cfg=(("Device,Bottom,DemoCamera,DCam", "Device,Bottom,DemoCamera"),))
     found = list(_doctor_software.configuration(who(tmp_path, scope)))
     assert any("Device has 3 fields instead of 4" in f.what for f in found)
     (tmp_path / "s" / "mm.cfg").unlink()
@@ -152,7 +152,7 @@ def test_a_broken_configuration_is_named_with_the_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_adapter_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    scope = edited(tmp_path / "s", cfg=(("HamCam2,DemoCamera", "HamCam2,HamamatsuHam"),))
+    scope = edited(tmp_path / "s", cfg=(("Bottom,DemoCamera", "Bottom,HamamatsuHam"),))
     found = only(_doctor_software.adapters(who(tmp_path, scope)))
     assert found.level == "problem"
     assert found.value == "HamamatsuHam"
@@ -277,7 +277,7 @@ def test_the_disk_is_held_against_the_frames_that_the_cameras_really_make(tmp_pa
 def test_a_configuration_that_would_not_start_is_told_line_by_line(tmp_path: Path) -> None:
     """The configuration is loaded in a throw-away process."""
     scope = edited(
-        tmp_path / "s", ("emission: BP525", "emission: BP526"), ("property: CCDTemperature,", "property: Heat,")
+        tmp_path / "s", ("emission: BP525", "emission: BP526"), ("property: Temperature,", "property: Heat,")
     )
     found = list(_doctor_hardware.hardware(who(tmp_path, scope)))
     assert all(f.level == "problem" for f in found)

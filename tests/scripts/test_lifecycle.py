@@ -69,7 +69,7 @@ def test_a_label_that_the_configuration_does_not_have_is_named(another_stack: An
 
 
 def test_an_adapter_that_is_missing_is_named_with_where_it_was_looked_for(another_stack: Any, tmp_path: Path) -> None:
-    scope = edited(tmp_path / "scope", config=lambda text: text.replace("HamCam2,DemoCamera", "HamCam2,NoSuchAdapter"))
+    scope = edited(tmp_path / "scope", config=lambda text: text.replace("Bottom,DemoCamera", "Bottom,NoSuchAdapter"))
     text = refused(another_stack, scope)
     assert "'NoSuchAdapter'" in text
     assert "looked in" in text

@@ -18,8 +18,8 @@ from queuescope.config import SCOPES, load_scope
 from queuescope.hardware import HardwareError, connect
 from queuescope.layout import frames_on_disk, resolve_uri
 
-FAULTS = """  crash: {label: HamCam1, kind: property, property: SimulateCrash, choices: ["", "Dereference Null Pointer"]}
-  very_slow: {label: HamCam1, kind: property, property: Exposure, limits: [1, 60000]}
+FAULTS = """  crash: {label: Bottom, kind: property, property: SimulateCrash, choices: ["", "Dereference Null Pointer"]}
+  very_slow: {label: Bottom, kind: property, property: Exposure, limits: [1, 60000]}
   emission: {label: Emission,"""
 EDITS = (
     ("  emission: {label: Emission,", FAULTS),
@@ -181,7 +181,7 @@ def test_the_hardware_freezes_in_a_run(frail: Any) -> None:
 
 def test_an_adapter_hangs_in_a_run(frail: Any) -> None:
     """R0.3, R3.12: at the call's deadline (2 s and the longest exposure) the run ends and names device and function."""
-    first = frail.submit("snap", "isolation.hang-1", n=500)
+    first = frail.submit("snap", "isolation.hang-1", camera="overview", n=500)
     uid = running(frail, frames=3)
     pid = frail.runtime["pids"]["hardware"]
     struck = time.monotonic()
@@ -190,7 +190,7 @@ def test_an_adapter_hangs_in_a_run(frail: Any) -> None:
     hardware.close()
     stop, _ = ended(frail, uid, 15)
     assert time.monotonic() - struck < 2 + 1 + 2
-    assert "cam_a: snapImage has not returned" in stop["reason"]
+    assert "overview: snapImage has not returned" in stop["reason"]
     back(frail, pid, struck, 15)
     assert_told_and_counted(frail, uid, stop, "its adapter hangs")
     assert "snapImage has not returned" in frail.wait(first)["result"]["msg"]
