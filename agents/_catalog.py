@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..layout import Layout
+from ._where import Whereabouts
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -20,8 +22,15 @@ class CatalogNotFoundError(LookupError):
     """Nothing says where the catalog is, or with which key it opens. The text says what to do."""
 
 
-def catalog(data: str | os.PathLike[str] | None = None, key: str | None = None) -> CatalogOfBlueskyRuns:
-    """Open the catalog of runs: ``catalog()[run_uid]["primary"]["cam_a"].read()`` is an array (frames, height, width).
+def catalog(
+    data: str | os.PathLike[str] | None = None,
+    key: str | None = None,
+    roots: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> CatalogOfBlueskyRuns:
+    """Open the catalog of runs: ``catalog()[run_uid].frames("cam_a")`` is a lazy array (frames, height, width).
+
+    A Tiled client: ``catalog[-1]``, the beginning of a UID, ``search`` and ``run["primary"]["cam_a"]`` are Tiled's. Runs are
+    `Run`, which reads straight from the files where this machine sees them.
 
     Parameters
     ----------
@@ -30,14 +39,18 @@ def catalog(data: str | os.PathLike[str] | None = None, key: str | None = None) 
         ``queuescope-data`` in the working directory), or the address of a Tiled server, ``http://host:port``.
     key
         The key of a role. On this machine it is read from ``DIR/keys`` where it isn't given; an address needs one.
+    roots
+        Where this machine has mounted the microscope's storage roots: ``{"DATA": "/mnt/microscope"}``. A file is read there
+        only where it is found to be the one that Tiled reads.
 
     Raises
     ------
     CatalogNotFoundError
         Where nothing runs on the data directory, or no key is there.
     """
+    layout: Layout | None
     if isinstance(data, str) and data.startswith(("http://", "https://")):
-        url = data
+        url, layout = data, None
         if key is None:
             raise CatalogNotFoundError(
                 f"{url} opens with a key only: pass key=…, the key of the role agent or observer"
@@ -48,10 +61,10 @@ def catalog(data: str | os.PathLike[str] | None = None, key: str | None = None) 
         key = key or _key(layout)
     from tiled.client import from_uri
 
-    return from_uri(url, _own_clients(), api_key=key)
+    return from_uri(url, _own_clients(Whereabouts(layout, roots or {})), api_key=key)
 
 
-def _own_clients() -> Any:
+def _own_clients(where: Whereabouts) -> Any:
     """Tiled's table of client classes, for this catalog alone.
 
     ``catalog.v1``, ``catalog.v2`` and databroker enter their own class for runs into the table that all clients of a process
@@ -61,10 +74,13 @@ def _own_clients() -> Any:
     from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
     from tiled.utils import OneShotCachedMap
 
+    from ._run import Run
+
     shared = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]
     classes = {name: partial(shared.__getitem__, name) for name in shared}
-    for name in ("CatalogOfBlueskyRuns", "BlueskyRun", "BlueskyEventStream"):
+    for name in ("CatalogOfBlueskyRuns", "BlueskyEventStream"):
         classes[name] = partial(getattr, bluesky_tiled_plugins, name)
+    classes["BlueskyRun"] = partial(type, "Run", (Run,), {"where": where})
     return OneShotCachedMap(classes)
 
 

@@ -4,7 +4,16 @@ The document log says what a run has, the frame list which frames count, the vol
 needs neither a server nor Tiled nor Bluesky.
 """
 
-from ._preview import LARGEST_SCALE, LONGEST_PROJECTION_BYTES, PERCENTILES, Preview, PreviewTooLarge, preview_of, render
+from ._preview import (
+    LARGEST_SCALE,
+    LONGEST_PROJECTION_BYTES,
+    PERCENTILES,
+    Preview,
+    PreviewTooLarge,
+    check_projection,
+    preview_of,
+    render,
+)
 from ._run_log import RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
 from ._volume import FrameError, Stack, Volume, VolumeError
 
@@ -22,6 +31,7 @@ __all__ = [
     "UnknownRunError",
     "Volume",
     "VolumeError",
+    "check_projection",
     "check_uid",
     "preview_of",
     "render",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -53,6 +55,12 @@ class Preview:
         """For Jupyter."""
         return self.png
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the PNG; returns its path."""
+        target = Path(path)
+        target.write_bytes(self.png)
+        return target
+
 
 def preview_of(
     volume: Volume,
@@ -96,11 +104,15 @@ def check_size(volume: Volume, frames: int) -> None:
             f"a frame of {volume.path.name} has {math.prod(volume.frame_shape)} pixels, a picture is made of at most"
             f" {LARGEST_IMAGE_PIXELS}"
         )
-    if frames > 1 and frames * volume.frame_bytes > LONGEST_PROJECTION_BYTES:
-        most = LONGEST_PROJECTION_BYTES // volume.frame_bytes
+    check_projection(volume.path.name, frames, volume.frame_bytes)
+
+
+def check_projection(name: str, frames: int, frame_bytes: int) -> None:
+    """Refuse a projection that would read more than `LONGEST_PROJECTION_BYTES`."""
+    if frames > 1 and frames * frame_bytes > LONGEST_PROJECTION_BYTES:
         raise PreviewTooLarge(
-            f"projecting {frames} frames reads {frames * volume.frame_bytes / 1e9:.1f} GB, the limit is"
-            f" {LONGEST_PROJECTION_BYTES / 1e9:g} GB: project at most {most} frames at once, such as index=0:{most}"
+            f"projecting {frames} frames of {name} reads {frames * frame_bytes / 1e9:.1f} GB, the limit is"
+            f" {LONGEST_PROJECTION_BYTES / 1e9:g} GB: at most {LONGEST_PROJECTION_BYTES // frame_bytes} frames at once"
         )
 
 

@@ -191,6 +191,7 @@ class Acquisition:
         self._resources = {}
         for name in datasets:
             self._write_shape(name, planned)
+            self.frame_list(name).touch()
             resource = self._run.compose_stream_resource(
                 mimetype="application/x-zarr",
                 uri=(self.volume(name) / "0").as_uri().replace("file:///", "file://localhost/"),
@@ -202,6 +203,9 @@ class Acquisition:
 
     def volume(self, dataset: str) -> Path:
         return self.layout.volumes / f"{self.uid}_{dataset}.ome.zarr"
+
+    def frame_list(self, dataset: str) -> Path:
+        return self.layout.volumes / f"{self.uid}_{dataset}.frames.jsonl"
 
     def write(self, name: str, doc: Any) -> None:
         self._file.write(json.dumps({"name": name, "doc": doc}).encode() + b"\n")
@@ -221,6 +225,9 @@ class Acquisition:
                 chunk = self.volume(dataset) / "0" / "c" / str(index) / "0" / "0"
                 chunk.parent.mkdir(parents=True)
                 chunk.write_bytes(frame.tobytes())
+                line = {"index": index, "time": time.time(), "position": {"piezo_a": float(index)}, "checksum": "x"}
+                with self.frame_list(dataset).open("a") as lines:
+                    lines.write(json.dumps(line) + "\n")
                 frames.append(frame)
                 datum = self._resources[dataset].compose_stream_datum(
                     {"start": index, "stop": index + 1},
