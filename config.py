@@ -219,6 +219,12 @@ class Temperature(_Device):
     setpoint: str | None = None
     """The property that takes the target; null: read only."""
     limits: Limits
+    tolerance: Annotated[FiniteFloat, Field(gt=0)] = 0.5
+    """Nearer than this to its target it has been reached, in °C."""
+    stable_s: Annotated[FiniteFloat, Field(ge=0)] = 0
+    """It must stay there for so long before a plan goes on."""
+    timeout_s: Annotated[FiniteFloat, Field(gt=0)] = 600
+    """A plan doesn't wait for it longer than this."""
 
 
 class Autofocus(_Device):

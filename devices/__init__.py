@@ -11,9 +11,11 @@ from ._autofocus import AutofocusDevice
 from ._axes import AxisPair, AxisPositioner, check_axis
 from ._camera import CameraDetector, CameraPlan
 from ._events import HardwareEvents
+from ._imaging import ImagingConfiguration
 from ._reconnection import Reconnection
 from ._recordings import RunRecordings
-from ._settings import ChannelSelector, LabelledState, LightGate, MeasuredValue
+from ._settings import ChannelSelector, LabelledState, LightGate, PropertyValue
+from ._temperature import TemperatureValue
 from ._volume import VolumeFlyer, VolumePlan
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "CameraDetector",
     "CameraPlan",
     "ChannelSelector",
+    "ImagingConfiguration",
     "LabelledState",
     "LightGate",
-    "MeasuredValue",
+    "PropertyValue",
     "Reconnection",
     "RunRecordings",
+    "TemperatureValue",
     "VolumeFlyer",
     "VolumePlan",
     "build_devices",
@@ -42,6 +46,7 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
     """
     recordings = RunRecordings(scope, layout, hardware)
     axes, events = scope.axes(), HardwareEvents(hardware)
+    imaging = ImagingConfiguration(scope, hardware)
     devices: dict[str, Any] = {}
     for name, settings in scope.devices.items():
         match settings.kind:
@@ -50,18 +55,24 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
             case "xy_stage" | "galvo":
                 devices[name] = AxisPair(name=name, hardware=hardware, axes=axes, events=events)
             case "camera":
-                devices[name] = CameraDetector(name=name, hardware=hardware, settings=settings, recordings=recordings)
+                devices[name] = CameraDetector(
+                    name=name, hardware=hardware, settings=settings, recordings=recordings, imaging=imaging
+                )
             case "state" | "config_group" | "objective":
-                devices[name] = LabelledState(name=name, hardware=hardware, label=settings.label)
+                devices[name] = LabelledState(name=name, hardware=hardware, label=settings.label, events=events)
             case "autofocus":
-                devices[name] = AutofocusDevice(name=name, hardware=hardware, settings=settings)
-            case "temperature" | "property":
-                devices[name] = MeasuredValue(name=name, hardware=hardware, settings=settings)
+                devices[name] = AutofocusDevice(name=name, hardware=hardware, settings=settings, events=events)
+            case "temperature":
+                devices[name] = TemperatureValue(name=name, hardware=hardware, settings=settings, events=events)
+            case "property":
+                devices[name] = PropertyValue(name=name, hardware=hardware, settings=settings, events=events)
     for name, light in scope.lights.items():
-        devices[name] = LightGate(name=name, hardware=hardware, settings=light)
+        devices[name] = LightGate(name=name, hardware=hardware, settings=light, events=events)
     if scope.channels:
-        devices["channel"] = ChannelSelector(name="channel", hardware=hardware, scope=scope)
+        devices["channel"] = ChannelSelector(name="channel", hardware=hardware, scope=scope, events=events)
     cameras = {name: camera.label for name, camera in scope.of_kind("camera").items()}
     if cameras:
-        devices["volume"] = VolumeFlyer(name="volume", hardware=hardware, recordings=recordings, labels=cameras)
+        devices["volume"] = VolumeFlyer(
+            name="volume", hardware=hardware, recordings=recordings, labels=cameras, imaging=imaging
+        )
     return devices, recordings

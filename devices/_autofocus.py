@@ -10,7 +10,8 @@ from ophyd.status import Status
 
 from ..config import Autofocus as AutofocusSettings
 from ..hardware import FocusState, Hardware, LimitError, NotAllowedError
-from ._settings import Setting
+from ._events import HardwareEvents
+from ._settings import Setting, is_number
 from ._status import in_thread
 
 
@@ -19,8 +20,8 @@ class FocusOffset(Setting):
 
     dtype = "number"
 
-    def __init__(self, *, name: str, hardware: Hardware, parent: AutofocusDevice) -> None:
-        super().__init__(name=name, hardware=hardware, label=parent.label, parent=parent)
+    def __init__(self, *, name: str, parent: AutofocusDevice) -> None:
+        super().__init__(name=name, hardware=parent._hardware, label=parent.label, parent=parent, events=parent._events)
         self.settings = parent.settings
         self.units = parent.settings.offset_units
 
@@ -31,13 +32,14 @@ class FocusOffset(Setting):
         return offset
 
     def _extra_description(self) -> dict[str, Any]:
-        low, high = self.settings.offset or (0.0, 0.0)
+        if self.settings.offset is None:
+            return {}
+        low, high = self.settings.offset
         return {"lower_ctrl_limit": low, "upper_ctrl_limit": high}
 
     def check_value(self, value: float) -> None:
         low, high = self.settings.offset or (math.inf, -math.inf)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not low <= value <= high:
+        if not is_number(value) or not low <= value <= high:
             raise LimitError(
                 f"{self.name} {value!r} {self.units} is outside [{low:g}, {high:g}]"
                 f" (scope.yml: devices.{self.parent.name}.offset)",
@@ -49,20 +51,28 @@ class FocusOffset(Setting):
     def set(self, value: float) -> Status:
         """Engage the lock at this offset; done when it has locked."""
         self.check_value(value)
-        return in_thread(lambda: self._hardware.lock_focus(self.parent.name, True, float(value)), self)
+        return self.parent.engage(float(value))
 
 
 class AutofocusDevice(Setting):
     """``set(True)`` engages the focus lock and is done when it has locked, ``set(False)`` releases it; ``trigger`` focuses
     once. It reads whether it has locked. While it is engaged nobody else moves its stage (`FocusLockError`).
+
+    A lock outlives the plan that engaged it, and a pause: the RunEngine's ``stop(success=True)`` at both ends only what
+    hasn't locked yet. ``stop()`` by itself releases.
     """
 
+    group = "autofocus"
+    event = "focus"
     dtype = "boolean"
 
-    def __init__(self, *, name: str, hardware: Hardware, settings: AutofocusSettings) -> None:
-        super().__init__(name=name, hardware=hardware, label=settings.label)
+    def __init__(
+        self, *, name: str, hardware: Hardware, settings: AutofocusSettings, events: HardwareEvents | None = None
+    ) -> None:
+        super().__init__(name=name, hardware=hardware, label=settings.label, events=events)
         self.settings = settings
-        self.offset = FocusOffset(name=f"{name}_offset", hardware=hardware, parent=self)
+        self.offset = FocusOffset(name=f"{name}_offset", parent=self)
+        self._busy: Status | None = None
 
     def state(self) -> FocusState:
         return self._hardware.focus_state(self.name)
@@ -81,25 +91,30 @@ class AutofocusDevice(Setting):
 
     def set(self, value: bool) -> Status:
         self.check_value(value)
-        return in_thread(lambda: self._hardware.lock_focus(self.name, value), self)
+        return self.engage() if value else in_thread(lambda: self._hardware.lock_focus(self.name, False), self)
+
+    def engage(self, offset: float | None = None) -> Status:
+        """Engage the lock, at an offset; done when it has locked."""
+        self._busy = in_thread(lambda: self._hardware.lock_focus(self.name, True, offset), self)
+        return self._busy
 
     def trigger(self) -> Status:
         """Focus once; done when the stage stands still and is read back inside its limits."""
-        return in_thread(lambda: self._hardware.focus(self.name), self)
+        self._busy = in_thread(lambda: self._hardware.focus(self.name), self)
+        return self._busy
 
     def stop(self, *, success: bool = False) -> None:
-        self._hardware.lock_focus(self.name, False)
+        if not success or (self._busy is not None and not self._busy.done):
+            self._hardware.stop((self.settings.axis,))
 
     def read_configuration(self) -> dict[str, dict[str, Any]]:
         state, now = self.state(), time.time()
         values: dict[str, Any] = {f"{self.name}_axis": state.axis}
         if state.offset is not None:
-            values[f"{self.name}_offset"] = state.offset
+            values[self.offset.name] = state.offset
         return {key: {"value": value, "timestamp": now} for key, value in values.items()}
 
     def describe_configuration(self) -> dict[str, dict[str, Any]]:
         source = f"mm:{self.label}"
         described: dict[str, dict[str, Any]] = {f"{self.name}_axis": {"source": source, "dtype": "string", "shape": []}}
-        if self.settings.offset is not None:
-            described |= self.offset.describe()
-        return described
+        return described if self.settings.offset is None else described | self.offset.describe()

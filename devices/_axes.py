@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ophyd import Component, Device
@@ -15,6 +14,8 @@ from ophyd.status import Status
 from ..config import Axis as AxisSettings
 from ..hardware import Hardware, LimitError
 from ._events import HardwareEvents
+from ._progress import Progress
+from ._settings import is_number
 from ._status import in_thread
 
 
@@ -27,8 +28,7 @@ def check_axis(settings: AxisSettings, value: float) -> None:
         Naming the axis, the value, the limits and where they are written.
     """
     low, high = settings.limits
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         raise LimitError(
             f"{settings.name} {value!r} {settings.units} is outside [{low}, {high}] (scope.yml: {settings.source})",
             thing=settings.name,
@@ -55,7 +55,7 @@ class AxisPositioner(PositionerBase):
         parent: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name=name, parent=parent, **kwargs)
+        super().__init__(name=name, parent=parent, labels={"stages"}, **kwargs)
         if parent is not None:  # a component of an AxisPair, which knows the hardware
             hardware, settings, events = parent.hardware, parent.axis_settings[prefix], parent.events
         if hardware is None or settings is None:
@@ -68,7 +68,7 @@ class AxisPositioner(PositionerBase):
     def subscribe(self, callback: Any, event_type: str | None = None, run: bool = True) -> int:
         number: int = super().subscribe(callback, event_type=event_type, run=run)
         if event_type in (None, self.SUB_READBACK):
-            self._events.follow(self.settings.name, self._read_back)
+            self._events.follow("position", self.settings.name, self._read_back, lambda: self.position)
         return number
 
     def _read_back(self, position: float, at: float) -> None:
@@ -100,7 +100,8 @@ class AxisPositioner(PositionerBase):
     def move(self, position: float, moved_cb: Any = None, timeout: float | None = None) -> Status:
         self.check_value(position)
         self._setpoint = float(position)
-        status = in_thread(lambda: self._hardware.move({self.settings.name: float(position)}), self)
+        status = Progress(self, lambda: self.position, float(position), self.egu, timeout=timeout)
+        in_thread(lambda: self._hardware.move({self.settings.name: float(position)}), self, status)
         if moved_cb is not None:
             status.add_callback(lambda _: moved_cb(obj=self))
         return status
@@ -159,7 +160,7 @@ class AxisPair(Device):
     ) -> None:
         self.hardware, self.events = hardware, events or HardwareEvents(hardware)
         self.axis_settings = {component: axes[f"{name}.{component}"] for component in ("x", "y")}
-        super().__init__("", name=name)
+        super().__init__("", name=name, labels={"stages"})
 
     def hardware_restarted(self) -> None:
         self._staged = Staged.no
@@ -167,6 +168,13 @@ class AxisPair(Device):
             axis.hardware_restarted()
 
     def check_value(self, value: tuple[float, float]) -> None:
+        if not isinstance(value, Sequence) or len(value) != 2 or isinstance(value, str):
+            raise LimitError(
+                f"{self.name} is sent to a pair (x, y), not to {value!r}",
+                thing=self.name,
+                value=repr(value),
+                limit=None,
+            )
         for component, target in zip(("x", "y"), value, strict=True):
             check_axis(self.axis_settings[component], target)
 
@@ -177,11 +185,18 @@ class AxisPair(Device):
         values = {axis.name: here[self.axis_settings[c].name] for c, axis in (("x", self.x), ("y", self.y))}
         return {name: {"value": value, "timestamp": now} for name, value in values.items()}
 
-    def set(self, value: tuple[float, float]) -> Status:
+    def set(self, value: tuple[float, float], *, timeout: float | None = None) -> Status:
         """Move both axes; both targets are checked before either moves."""
         self.check_value(value)
         targets = {self.axis_settings[c].name: float(v) for c, v in zip(("x", "y"), value, strict=True)}
-        return in_thread(lambda: self.hardware.move(targets), self)
+        names, units = tuple(targets), self.axis_settings["x"].units
+
+        def here() -> tuple[float, ...]:
+            found = self.hardware.positions(names)
+            return tuple(found[name] for name in names)
+
+        status = Progress(self, here, tuple(targets.values()), units, timeout=timeout)
+        return in_thread(lambda: self.hardware.move(targets), self, status)
 
     def stop(self, *, success: bool = False) -> None:
         self.hardware.stop(tuple(settings.name for settings in self.axis_settings.values()))

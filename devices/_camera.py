@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +11,8 @@ from ophyd.ophydobj import OphydObject
 from ophyd.status import Status
 
 from ..config import Camera as CameraSettings
-from ..hardware import CameraState, DatasetPlan, DatasetState, FrameSettings, Hardware
+from ..hardware import DatasetPlan, DatasetState, FrameSettings, Hardware
+from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
 from ._status import finished, in_thread
 
@@ -37,9 +37,17 @@ class CameraDetector(OphydObject):
     a document stands, so the sample isn't exposed again.
     """
 
-    def __init__(self, *, name: str, hardware: Hardware, settings: CameraSettings, recordings: RunRecordings) -> None:
-        super().__init__(name=name)
-        self._hardware = hardware
+    def __init__(
+        self,
+        *,
+        name: str,
+        hardware: Hardware,
+        settings: CameraSettings,
+        recordings: RunRecordings,
+        imaging: ImagingConfiguration,
+    ) -> None:
+        super().__init__(name=name, labels={"cameras"})
+        self._hardware, self._imaging = hardware, imaging
         self.settings = settings
         self._recordings = recordings
         self._plan = CameraPlan()
@@ -124,35 +132,15 @@ class CameraDetector(OphydObject):
     def hints(self) -> dict[str, list[str]]:
         return {"fields": []}
 
+    def stop(self, *, success: bool = False) -> None:
+        """A frame in hand ends by itself, with its exposure; nothing is asked of the camera."""
+
     def read_configuration(self) -> dict[str, dict[str, Any]]:
-        """What is needed to take the same image again: exposure, binning, ROI, pixel size, light."""
-        now = time.time()
-        return {key: {"value": value, "timestamp": now} for key, value in self._configuration().items()}
+        """What is needed to take the same image again (`ImagingConfiguration`)."""
+        return self._imaging.reading(self._configuration())
 
     def describe_configuration(self) -> dict[str, dict[str, Any]]:
-        kinds = {"exposure_ms": ("number", "ms"), "pixel_um": ("number", "um"), "power_pct": ("number", "%")}
-        described: dict[str, dict[str, Any]] = {}
-        for key, value in self._configuration().items():
-            dtype, units = kinds.get(key.removeprefix(f"{self.name}_"), ("", ""))
-            if isinstance(value, list):
-                described[key] = {"source": f"mm:{self.settings.label}", "dtype": "array", "shape": [len(value)]}
-            else:
-                dtype = dtype or ("string" if isinstance(value, str) else "integer")
-                described[key] = {"source": f"mm:{self.settings.label}", "dtype": dtype, "shape": []}
-            if units:
-                described[key]["units"] = units
-        return described
+        return self._imaging.describe(self.name, self._configuration())
 
     def _configuration(self) -> dict[str, Any]:
-        state: CameraState = self._hardware.configure_camera(self.name)
-        light = self._plan.settings
-        return {
-            f"{self.name}_exposure_ms": state.exposure_ms,
-            f"{self.name}_binning": state.binning,
-            f"{self.name}_roi": list(state.roi),
-            f"{self.name}_bit_depth": state.bit_depth,
-            f"{self.name}_pixel_um": state.pixel_um,
-            f"{self.name}_light": light.light or "",
-            f"{self.name}_power_pct": float(light.power_pct or 0.0),
-            f"{self.name}_channel": self._plan.channel or "",
-        }
+        return self._imaging.values(self.name, self._plan.settings, self._plan.channel)

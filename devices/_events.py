@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
-from ..hardware import Hardware, HardwareError
+from ..hardware import EventKind, Hardware, HardwareError
 
 log = logging.getLogger("queuescope.devices")
 
@@ -16,8 +17,8 @@ ASK_S = 20.0
 
 RETRY_S = 0.5
 
-Told = Callable[[float, float], None]
-"""Takes a position in the axis's units and its time (seconds since the epoch)."""
+Told = Callable[[Any, float], None]
+"""Takes the value (a position in the axis's units, a label, a number …) and its time (seconds since the epoch)."""
 
 
 class HardwareEvents:
@@ -26,18 +27,18 @@ class HardwareEvents:
     def __init__(self, hardware: Hardware) -> None:
         self._hardware = hardware
         self._lock = threading.Lock()
-        self._axes: dict[str, Told] = {}
+        self._followers: dict[tuple[EventKind, str], tuple[Told, Callable[[], Any]]] = {}
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def follow(self, axis: str, told: Told) -> None:
-        """Tell every position of this axis from now on; a second one for the same axis takes the first one's place.
+    def follow(self, kind: EventKind, name: str, told: Told, read: Callable[[], Any]) -> None:
+        """Tell every value of this thing from now on; a second one for the same thing takes the first one's place.
 
-        Returns when nothing that happens later can be missed (or after 5 s, where the hardware is away: positions are
-        told when it is back).
+        ``read`` reads it, where events were lost. Returns when nothing that happens later can be missed (or after 5 s, where
+        the hardware is away: it is told when that is back).
         """
         with self._lock:
-            self._axes[axis] = told
+            self._followers[kind, name] = told, read
             if self._thread is None or not self._thread.is_alive():
                 self._ready.clear()
                 self._thread = threading.Thread(target=self._run, name="hardware-events", daemon=True)
@@ -58,20 +59,27 @@ class HardwareEvents:
                     continue
                 seen = batch.cursor
                 for event in batch.events:
-                    if event.kind == "position" and event.name in self._axes:
-                        self._tell(event.name, float(event.value), event.time)
+                    follower = self._followers.get((event.kind, event.name))
+                    if follower is not None:
+                        _tell(event.name, follower[0], event.value, event.time)
             except HardwareError as error:
                 if error.fields.get("closed"):
                     return
                 time.sleep(RETRY_S)
 
     def _read_anew(self) -> None:
-        """Events were lost: where is everything now?"""
-        for axis, position in self._hardware.positions(tuple(self._axes)).items():
-            self._tell(axis, position, time.time())
+        """Events were lost: how is everything now?"""
+        for (_, name), (told, read) in self._followers.copy().items():
+            try:
+                value = read()
+            except HardwareError as error:  # nothing is told that wasn't read
+                log.warning("%s could not be read after events were lost: %s", name, error)
+                continue
+            _tell(name, told, value, time.time())
 
-    def _tell(self, axis: str, position: float, at: float) -> None:
-        try:
-            self._axes[axis](position, at)
-        except Exception:  # one subscriber's fault is not the others'
-            log.exception("a subscriber of %s failed", axis)
+
+def _tell(name: str, told: Told, value: Any, at: float) -> None:
+    try:
+        told(value, at)
+    except Exception:  # one subscriber's fault is not the others'
+        log.exception("a subscriber of %s failed", name)

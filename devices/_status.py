@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ophyd.status import Status
+from ophyd.utils import InvalidState
 
 log = logging.getLogger("queuescope.devices")
 
@@ -50,8 +52,8 @@ class _Thread:
             self.idle.append(self)
 
 
-def in_thread(work: Callable[[], Any], obj: Any) -> Status:
-    """Start ``work`` and return the status that ends with it.
+def in_thread(work: Callable[[], Any], obj: Any, status: Status | None = None) -> Status:
+    """Start ``work`` and return the status that ends with it: this one, or a new one.
 
     Parameters
     ----------
@@ -60,18 +62,26 @@ def in_thread(work: Callable[[], Any], obj: Any) -> Status:
     obj
         The device that the status belongs to, for messages.
     """
-    status = WorkStatus(obj=obj)
+    status = WorkStatus(obj=obj) if status is None else status
 
     def run() -> None:
         try:
             work()
         except Exception as error:
-            status.set_exception(error)
+            _end(status, error)
         else:
-            status.set_finished()
+            _end(status, None)
 
     _Thread.start(run, f"{getattr(obj, 'name', obj)}")
     return status
+
+
+def _end(status: Status, error: Exception | None) -> None:
+    with contextlib.suppress(InvalidState):  # its timeout came first
+        if error is None:
+            status.set_finished()
+        else:
+            status.set_exception(error)
 
 
 def finished(obj: Any) -> Status:

@@ -22,6 +22,7 @@ from ..hardware import (
     VolumeProgram,
     stopped_by,
 )
+from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
 from ._status import in_thread
 
@@ -44,9 +45,17 @@ class VolumeFlyer(OphydObject):
     Stream documents name only frames on disk, one for all that are new since the last collection.
     """
 
-    def __init__(self, *, name: str, hardware: Hardware, recordings: RunRecordings, labels: dict[str, str]) -> None:
-        super().__init__(name=name)
-        self._hardware = hardware
+    def __init__(
+        self,
+        *,
+        name: str,
+        hardware: Hardware,
+        recordings: RunRecordings,
+        labels: dict[str, str],
+        imaging: ImagingConfiguration,
+    ) -> None:
+        super().__init__(name=name, labels={"cameras"})
+        self._hardware, self._imaging = hardware, imaging
         self._recordings = recordings
         self._labels = labels
         self._plan: VolumePlan | None = None
@@ -168,11 +177,31 @@ class VolumeFlyer(OphydObject):
         for name in state.datasets:
             yield from self._streams[name].documents(frames)
 
+    @property
+    def hints(self) -> dict[str, list[str]]:
+        return {"fields": []}
+
     def read_configuration(self) -> dict[str, dict[str, Any]]:
-        return {}
+        """What is needed to take the same images again, for each camera of the volume; nothing before it is prepared."""
+        return self._imaging.reading(
+            {key: value for values in self._configuration().values() for key, value in values.items()}
+        )
 
     def describe_configuration(self) -> dict[str, dict[str, Any]]:
-        return {}
+        found: dict[str, dict[str, Any]] = {}
+        for camera, values in self._configuration().items():
+            found |= self._imaging.describe(camera, values)
+        return found
+
+    def _configuration(self) -> dict[str, dict[str, Any]]:
+        """By camera."""
+        if self._plan is None:
+            return {}
+        channels = {dataset.camera: dataset.channel for dataset in self._plan.datasets}
+        return {
+            view.camera: self._imaging.values(view.camera, view.settings, channels.get(view.camera))
+            for view in self._plan.program.views
+        }
 
     def _require(self) -> tuple[VolumePlan, RecordingState]:
         if self._plan is None or self._state is None:

@@ -36,6 +36,10 @@ class Callbacks:
         self._by_label = {device.label: name for name, device in scope.of_kind("stage", "xy_stage", "galvo").items()}
         self._names = _names(core, scope)
         self._cameras = {camera.label: name for name, camera in scope.of_kind("camera").items()}
+        self._groups = {name: group.label for name, group in scope.of_kind("config_group").items()}
+        self._of_group = _of_group(core, self._groups)
+        self._regrouped: set[str] = set()
+        """Configuration groups one of whose properties changed since their preset was read."""
         self._silent = set(self._by_label.values())
         """Drives whose adapter has told no position yet."""
         self._moved: set[str] = set()
@@ -84,7 +88,12 @@ class Callbacks:
             pass
         return True
 
+    def presets_may_differ(self) -> None:
+        """We set labels or properties ourselves: the groups' presets are read anew soon, for whoever listens."""
+        self._regrouped |= set(self._groups)
+
     def property(self, label: str, name: str, value: str) -> None:
+        self._regrouped |= self._of_group.get((label, name), set())
         for translate in self._names.get((label, name), ()):
             translate(value, self._events)
 
@@ -103,6 +112,7 @@ class Callbacks:
         while not self._closing.wait(LOOK_EVERY_S):
             if not self._events.followed or not self._idle():
                 continue
+            self._look_at_groups()
             for name in sorted(self._silent | self._moved):
                 self._moved.discard(name)
                 try:
@@ -112,6 +122,24 @@ class Callbacks:
                 except Exception:
                     if not self._closing.is_set():
                         log.exception("looking at %s failed", name)
+
+    def _look_at_groups(self) -> None:
+        for name in sorted(self._regrouped.copy()):
+            self._regrouped.discard(name)
+            try:
+                self._events.publish("label", name, self._core.ask(name, self._core.mm.getCurrentConfig, self._groups[name]))
+            except HardwareError as error:
+                log.debug("%s", error)
+
+
+def _of_group(core: Core, groups: dict[str, str]) -> dict[tuple[str, str], set[str]]:
+    """By Micro-Manager label and property: the configuration groups (by their names in the scope) that it belongs to."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for name, group in groups.items():
+        for preset in core.ask(name, core.mm.getAvailableConfigs, group):
+            for label, prop, _ in core.preset(group, preset):
+                found.setdefault((label, prop), set()).add(name)
+    return found
 
 
 Translate = Callable[[str, Events], object]

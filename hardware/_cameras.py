@@ -128,6 +128,7 @@ class Cameras:
                 binning=binning,
                 roi=(x, y, width, height),
                 pixel_um=self._pixel_um(name) * binning,
+                gain=self._gain(name, camera.label),
             )
 
     @contextmanager
@@ -215,6 +216,14 @@ class Cameras:
         if factor is None:
             raise DeviceError(f"{name}: its binning reads {text!r}, which is no factor", thing=name)
         return factor
+
+    def _gain(self, name: str, label: str) -> float | None:
+        if not self._core.mm.hasProperty(label, "Gain"):
+            return None
+        try:
+            return float(self._core.read(name, label, "Gain"))
+        except ValueError:  # a name, not a number
+            return None
 
     def _dtype(self, name: str) -> str:
         size = self._core.ask(name, self._core.mm.getBytesPerPixel)

@@ -377,7 +377,10 @@ class Microscope:
 
     def select(self, device: str, label: str) -> str:
         self._idle("select")
-        return self._told("label", {device: self._optics.select(device, label)})[device]
+        got = self._told("label", {device: self._optics.select(device, label)})[device]
+        if self._scope.devices[device].kind == "config_group":
+            self._tell_touched(self._scope.devices[device].label, label)
+        return got
 
     def confirm_reference(self, axis: str, by: str) -> float:
         self._idle("confirm_reference")
@@ -449,6 +452,17 @@ class Microscope:
     def apply_channel(self, channel: str) -> None:
         self._idle("apply_channel")
         self._optics.apply_channel(channel)
+        part = self._scope.channels[channel]
+        wheel = self._scope.filter_of(part)
+        if wheel is not None:
+            self._told("label", {wheel: str(part.emission)})
+        self._tell_touched(*(part.preset or (None, None)))
+
+    def _tell_touched(self, group: str | None, preset: str | None) -> None:
+        labels, values = self._optics.touched(group, preset)
+        self._told("label", labels)
+        self._told("value", values)
+        self._callbacks.presets_may_differ()
 
     def configure_camera(
         self, camera: str, exposure_ms: float | None = None, binning: int | None = None
@@ -512,6 +526,7 @@ class Microscope:
                 self._callbacks.read_back(name, float(value))
             else:
                 self._events.publish(kind, name, value)
+                self._callbacks.presets_may_differ()
         return readbacks
 
     def _alive(self) -> None:

@@ -155,6 +155,18 @@ class Optics:
             if filter_wheel is not None:
                 self.select(filter_wheel, str(part.emission))
 
+    def touched(self, group: str | None, preset: str | None) -> tuple[dict[str, str], dict[str, float | str]]:
+        """Labels and values of the devices that a preset sets, read now: many adapters don't tell what it did to them."""
+        if group is None or preset is None:
+            return {}, {}
+        own = {label for label, _, _ in self._core.ask(group, self._core.preset, group, preset)}
+        labels = {
+            name: self.label(name)
+            for name, part in self._selectable.items()
+            if part.kind != "config_group" and part.label in own
+        }
+        return labels, {name: self._read(name, part) for name, part in self._values.items() if part.label in own}
+
     def read_all(self) -> tuple[dict[str, str], dict[str, float | str], dict[str, str]]:
         """Labels, values, and by device why the rest can't be read."""
         labels: dict[str, str] = {}

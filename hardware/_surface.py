@@ -62,6 +62,8 @@ class CameraState(_Value):
     """x, y, width, height in unbinned pixels."""
     pixel_um: float
     """Size of a (binned) pixel in the sample for the objective in place, else the sensor's pitch, in µm."""
+    gain: float | None = None
+    """The property ``Gain``, where the adapter has one that is a number."""
 
 
 class LightState(_Value):

@@ -100,3 +100,27 @@ def test_no_property_of_a_bare_shutter_may_be_set_past_its_light(
     scope = make_scope(tmp_path, scope=edits)
     with pytest.raises(ConfigurationError, match=r"devices\.sly\.property: LED:X:31\.State belongs to a light"):
         connect(scope, Layout(tmp_path / "data"))
+
+
+def test_a_group_tells_its_preset(hardware: ConnectedHardware) -> None:
+    """R0.6: when it is chosen, and when one of its properties is changed past it; a channel tells what it set as well."""
+    seen = hardware.events().cursor
+    told: list[tuple[str, Any]] = []
+
+    def until(name: str, value: str) -> None:
+        nonlocal seen
+        while (name, value) not in told:
+            batch = hardware.events(seen, 20)
+            assert batch.events, f"nothing came any more after {told}"
+            seen = batch.cursor
+            told.extend((event.name, event.value) for event in batch.events if event.kind == "label")
+
+    hardware.select("resolution", "MedRes")
+    until("resolution", "MedRes")
+    hardware.configure_camera("camera", binning=1)
+    until("resolution", "")  # binning 1 with 10 bit is none of them
+    hardware.apply_channel("fitc")
+    until("emission", "Chroma-HQ535")
+    hardware.apply_channel("cy5")
+    until("emission", "Chroma-HQ700")
+    assert told.count(("resolution", "MedRes")) == 1
