@@ -55,6 +55,7 @@ from ._surface import (
     VolumeProgram,
     VolumeView,
 )
+from ._timing import SliceTiming, slice_timing, volume_ms
 
 __all__ = [
     "ERRORS",
@@ -105,6 +106,7 @@ __all__ = [
     "ReleasedError",
     "RestartPendingError",
     "SafetyState",
+    "SliceTiming",
     "UnknownNameError",
     "Verification",
     "VolumeProgram",
@@ -113,6 +115,8 @@ __all__ = [
     "halt_hardware",
     "log_safety",
     "pinger",
+    "slice_timing",
     "stopped_by",
     "urgent",
+    "volume_ms",
 ]

@@ -160,6 +160,8 @@ class Lights(LightControls):
         ------
         DoseError
             Where the exposure would exceed the budget of the account's sample. No gate was opened.
+        DeviceError
+            Afterwards, where somebody else has closed it meanwhile (`lights_off`).
         """
         if name is None:
             yield
@@ -172,8 +174,14 @@ class Lights(LightControls):
             try:
                 self._open(name, self._ready(name, power), account)
                 yield
+                still_open = self.meter.is_open(name)
             finally:
                 self._close(name)
+            if not still_open:
+                raise DeviceError(
+                    f"the gate of {name} was closed by somebody else during the exposure: frames may be dark",
+                    thing=name,
+                )
 
     @contextmanager
     def pulsed(

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import Scope
-from ._imaging import acquire_volume, snap, z_stack
+from ._imaging import snap, z_stack
 from ._movement import move_axis, read_state
 from ._parameters import ParameterError, Problem
 from ._template import Estimate, PlanContext, Template
+from ._volume import acquire_volume
 
 __all__ = ["Estimate", "ParameterError", "PlanContext", "Problem", "Template", "build_plans", "templates"]
 

@@ -52,7 +52,9 @@ def test_the_slice_is_that_of_the_dispim_plugin() -> None:
     assert timing.period_ms == 30.25
     assert volume_ms(timing, slices=10, sides=2, delay_before_side_ms=50) == 2 * (50 + 302.5)
     filtered = slice_timing(10, 10, 10, filter_khz=0.8)
-    assert filtered.laser_delay_ms - filtered.scan_delay_ms == 0.75, "0.39 / 0.8 kHz is half a ms: the mirror starts earlier"
+    assert filtered.laser_delay_ms - filtered.scan_delay_ms == 0.75, (
+        "0.39 / 0.8 kHz is half a ms: the mirror starts earlier"
+    )
     assert filtered.laser_delay_ms == 20.25, "a tick later, or a trigger would come during the readout"
     delayed = slice_timing(10, 10, 10, filter_khz=0.8, plogic=True)
     assert delayed.laser_delay_ms - delayed.scan_delay_ms == 0.5, "the card takes a tick"
