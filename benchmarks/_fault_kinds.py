@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from ..hardware import FrameSettings, HardwareError, HardwareGoneError, HardwareTimeout, connect
-from ._fault_stack import CRASH, SLOW, FaultStack
+from ..hardware import HardwareError, connect
+from ._fault_stack import FaultStack
+from ._witness import CRASH, HANG
 
 Renewed = Callable[[], bool]
 """Whether the part that was hit is another one, or itself again."""
@@ -70,33 +70,20 @@ def _pid(stack: FaultStack, part: str) -> int:
     return int(pid)
 
 
-def _by_a_client(stack: FaultStack, act: Callable[[Any], object]) -> Renewed:
-    """A client outside the plan makes its adapter fail; the client gets an error, like everybody."""
-    instance = _instance(stack)
+def _hang(stack: FaultStack, rng: random.Random) -> Renewed:
+    """Whoever asks an adapter next is kept; where no plan does, that is a client who wants to see everything."""
+    renewed = _signal("hardware", HANG)(stack, rng)
 
-    def call() -> None:
-        with contextlib.suppress(HardwareGoneError, HardwareTimeout):
+    def ask() -> None:
+        with contextlib.suppress(HardwareError):
             hardware = connect(stack.scope, stack.layout, timeout_s=5)
             try:
-                while True:  # the plan may set the camera anew in between: then nothing was broken yet
-                    act(hardware)
+                hardware.state()
             finally:
                 hardware.close()
 
-    threading.Thread(target=call, daemon=True).start()
-    return _other_hardware(stack, instance)
-
-
-def _segfault(stack: FaultStack, _: random.Random) -> Renewed:
-    return _by_a_client(stack, lambda hardware: hardware.set_value(CRASH, "Dereference Null Pointer"))
-
-
-def _hang(stack: FaultStack, _: random.Random) -> Renewed:
-    def expose(hardware: Any) -> None:
-        hardware.set_value(SLOW, 60000.0)
-        hardware.snap("overview", FrameSettings())
-
-    return _by_a_client(stack, expose)
+    threading.Thread(target=ask, daemon=True).start()
+    return renewed
 
 
 def _cut(stack: FaultStack, rng: random.Random) -> Renewed:
@@ -110,7 +97,7 @@ def _cut(stack: FaultStack, rng: random.Random) -> Renewed:
 
 KINDS = (
     Kind("kill", 40, _signal("hardware", signal.SIGKILL), ends_hardware=True),
-    Kind("segfault", 40, _segfault),
+    Kind("segfault", 40, _signal("hardware", CRASH)),
     Kind("hang", 30, _hang),
     Kind("cut link", 35, _cut, remote=True),
     Kind("stop", 30, _signal("hardware", signal.SIGSTOP), ends_hardware=True),

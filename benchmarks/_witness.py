@@ -3,6 +3,9 @@
 ``python -m queuescope.benchmarks._witness`` is the hardware process with MMCore's writing functions wrapped: each call is
 a line in the file named by the environment before it reaches the adapter, and another one after it. `World` reads them.
 A light that a killed process had switched on is on here until somebody switches it off, as it would be on a real microscope.
+
+Two faults are made in here, below everything that could refuse them: `CRASH` is DemoCamera's own segfault, `HANG` lets the
+next call into an adapter, whosever it is, never return.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +29,12 @@ _WRITING = frozenset(
 )
 
 
+_HANGING = _WRITING | {"getProperty", "getPosition", "getXYPosition", "getGalvoPosition", "deviceBusy", "snapImage"}
+
+CRASH, HANG = signal.SIGUSR1, signal.SIGUSR2
+FOR_EVER_S = 3600.0
+
+
 class Witnessed:
     """MMCore, with a log of what is written."""
 
@@ -31,8 +42,23 @@ class Witnessed:
         self._mm = mm
         self._log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._wrapped: dict[str, Callable[..., Any]] = {}
+        self._hang = threading.Lock()
+        """Held while nothing is to hang."""
+        self._hang.acquire()
+
+    def crash(self) -> None:
+        """A null pointer is dereferenced in a camera's adapter, as soon as it lets us in."""
+        for label in self._mm.getLoadedDevices():
+            if label != "Core" and self._mm.hasProperty(label, "SimulateCrash"):
+                self._mm.setProperty(label, "SimulateCrash", "Dereference Null Pointer")
+
+    def hang(self) -> None:
+        """The next call of an adapter does not return."""
+        self._hang.release()
 
     def __getattr__(self, name: str) -> Any:
+        if name in _HANGING and self._hang.acquire(blocking=False):
+            return self._named(name, lambda *_: time.sleep(FOR_EVER_S))
         if name not in _WRITING:
             return getattr(self._mm, name)
         if name not in self._wrapped:
@@ -47,6 +73,10 @@ class Witnessed:
             self._note(name, args, "done")
             return result
 
+        return self._named(name, call)
+
+    @staticmethod
+    def _named(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         call.__name__ = name  # by which the hardware tells how long a call may take
         return call
 
@@ -125,8 +155,13 @@ def main() -> None:
 
     def make(core: Any, *args: Any, **kwargs: Any) -> None:
         made(core, *args, **kwargs)
-        core.mm = Witnessed(core.mm, file)
+        core.mm = witnessed = Witnessed(core.mm, file)
+        for number, fault in ((CRASH, witnessed.crash), (HANG, witnessed.hang)):
+            on_signal[number] = fault
 
+    on_signal: dict[int, Callable[[], None]] = {}
+    for number in (CRASH, HANG):  # in a thread, since an adapter may keep it waiting
+        signal.signal(number, lambda number, _: threading.Thread(target=on_signal[number], daemon=True).start())
     _mmcore.Core.__init__ = make  # type: ignore[method-assign,assignment]
     hardware()
 

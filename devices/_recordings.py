@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from event_model import ComposeStreamResource
 
 from ..config import Scope
-from ..hardware import DatasetPlan, DatasetState, Hardware, HardwareError, RecordingPlan, RecordingState
+from ..hardware import (
+    DatasetPlan,
+    DatasetState,
+    Hardware,
+    HardwareError,
+    HardwareGoneError,
+    RecordingPlan,
+    RecordingState,
+)
 from ..layout import Layout, dataset_uri, frames_on_disk, resolve_uri
+
+ALONE_S = 8.0
+"""A hardware process behind a cut link may add frames for so long: until it knows that it is alone, and ends its volume."""
+AGAIN_S = 0.2
 
 
 class RunRecordings:
@@ -71,7 +84,8 @@ class RunRecordings:
         -------
         tuple
             The frames written of each dataset, and why the files could not be closed (None where they were). Where the
-            hardware has gone they are counted in the frame lists on disk; None where those can't be seen from here.
+            hardware has gone they are counted in the frame lists on disk; None where those can't be seen from here. One on
+            another host is looked for during `ALONE_S` first, because only its own word, or that time, makes a count final.
         """
         with self._lock:
             run_uid, recordings = self._run_uid, dict(self._open)
@@ -80,7 +94,7 @@ class RunRecordings:
         problems: list[str] = []
         for recording in dict.fromkeys(recordings.values()):
             try:
-                state = self._hardware.close_recording(recording)
+                state = self._close(recording)
                 frames |= {name: dataset.frames_written for name, dataset in state.datasets.items()}
                 for light, dose in state.dose.items():
                     self.dose[light] = self.dose.get(light, 0.0) + dose
@@ -89,6 +103,16 @@ class RunRecordings:
                 for name in [n for n, of in recordings.items() if of == recording]:
                     frames[name] = self.on_disk(str(run_uid), name)
         return frames, "; ".join(problems) or None
+
+    def _close(self, recording: str) -> RecordingState:
+        deadline = time.monotonic() + (ALONE_S if self._scope.services.hardware else 0.0)
+        while True:
+            try:
+                return self._hardware.close_recording(recording)
+            except HardwareGoneError as error:
+                if error.fields.get("closed") or time.monotonic() >= deadline:
+                    raise
+            time.sleep(AGAIN_S)
 
     def on_disk(self, run_uid: str, name: str) -> int | None:
         """Frames of a dataset, counted without the hardware; None where its folder can't be seen from here."""
