@@ -229,15 +229,13 @@ class SpimPace:
             for prop, value in self._external(name).properties.items():
                 kept.write(name, camera.label, prop, value)
             self._cameras.configure(name, programme.timing.exposure_ms, None)
+        delay_ms = self._controller.delay_before_side_ms
         for side in programme.sides:
-            for prop, value in SCANNER_WHERE_THERE:
-                if self._core.mm.hasProperty(side.scanner, prop):
-                    kept.write(side.scanner, side.scanner, prop, value)
-            delay_ms = self._controller.delay_before_side_ms
-            for prop, value in scanner_settings(side, programme.sides, programme.timing, delay_ms):
-                self._set(kept, side.scanner, prop, value)
-            for prop, value in piezo_settings(side):
-                self._set(kept, side.piezo, prop, value)
+            there = [entry for entry in SCANNER_WHERE_THERE if self._core.mm.hasProperty(side.scanner, entry[0])]
+            for prop, setting in [*there, *scanner_settings(side, programme.sides, programme.timing, delay_ms)]:
+                self._set(kept, side.scanner, prop, setting)
+            for prop, setting in piezo_settings(side):
+                self._set(kept, side.piezo, prop, setting)
         if self._controller.outputs is not None:
             outputs = self._controller.outputs
             kept.write("laser outputs", outputs.label, outputs.property, self._output(programme))

@@ -224,7 +224,8 @@ def program_of(
 def by_controller(parameters: Any, scope: Scope, frames: dict[str, int], software: Estimate) -> Estimate:
     """What a volume that the controller paces takes: its own timing; light during the pulses, or with the gate held open."""
     settings = frame_settings(parameters, scope)
-    external = [scope.devices[camera].external for camera in frames]
+    cameras = scope.of_kind("camera")
+    external = [cameras[camera].external for camera in frames]
     timing = slice_timing(
         settings.exposure_ms or 10.0,
         max(camera.readout_ms for camera in external),

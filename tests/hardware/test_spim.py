@@ -30,7 +30,7 @@ from queuescope.hardware.simulated import Stamp, decode
 from queuescope.layout import Layout
 
 SCANNERS = ("Scanner:AB:33", "Scanner:CD:33")
-LONG = 400
+LONG = 1500
 """Slices of a volume that is still running whenever a test looks."""
 
 
@@ -49,6 +49,14 @@ def tiger(tmp_path_factory: pytest.TempPathFactory, make_scope: Callable[..., Sc
     core(hardware).mm.setProperty("TigerCommHub", "TimeScale", "0.1")
     yield hardware
     hardware.close()
+
+
+@pytest.fixture
+def unhurried(tiger: Any) -> Iterator[None]:
+    """The controller in real time: a volume of `LONG` slices lasts far longer than a test needs to stop it."""
+    core(tiger).mm.setProperty("TigerCommHub", "TimeScale", "1.0")
+    yield
+    core(tiger).mm.setProperty("TigerCommHub", "TimeScale", "0.1")
 
 
 @pytest.fixture
@@ -78,8 +86,8 @@ def datasets(*cameras: str, frames: int) -> tuple[DatasetPlan, ...]:
 
 
 def both(view: Callable[..., Any], slices: int, **changed: Any) -> VolumeProgram:
-    deg = tuple(index * 0.005 for index in range(slices))
-    um = tuple(index * 0.25 for index in range(slices))
+    deg = tuple(index * 0.0005 for index in range(slices))
+    um = tuple(index * 0.05 for index in range(slices))
     sides = (("cam_a", "a"), ("cam_b", "b"))
     return VolumeProgram(
         views=tuple(view(c, s, slices, piezo_um=um, galvo_deg=deg, **changed) for c, s in sides), order="volume"
@@ -113,7 +121,7 @@ def run(hardware: Any, follow: Any, new_plan: Any, program: VolumeProgram) -> Re
 
 
 def test_a_two_camera_volume_is_where_it_was_programmed(tiger: Any, view: Any, new_plan: Any, follow: Any) -> None:
-    """Issue 3, item 4, tiger_spim: every frame of both sides by its stamp; only the right laser line was open; all is restored."""
+    """Issue 3, item 4: every frame of both sides by its stamp; only the right laser line was open; all is restored."""
     cards = [
         (label, name)
         for label in (*SCANNERS, "PiezoStage:P:34", "PiezoStage:Q:35", "HamCam1", "HamCam2", "PLogic:E:36")
@@ -132,8 +140,8 @@ def test_a_two_camera_volume_is_where_it_was_programmed(tiger: Any, view: Any, n
         assert [one.slice for one in found] == list(range(6))
         assert {one.side for one in found} == {side}
         assert {one.trigger for one in found} == {"external"}
-        assert [one.piezo_um for one in found] == pytest.approx([index * 0.25 for index in range(6)], abs=1e-3)
-        assert [one.galvo_y_deg for one in found] == pytest.approx([index * 0.005 for index in range(6)], abs=1e-4)
+        assert [one.piezo_um for one in found] == pytest.approx([index * 0.05 for index in range(6)], abs=1e-3)
+        assert [one.galvo_y_deg for one in found] == pytest.approx([index * 0.0005 for index in range(6)], abs=1e-4)
         assert [one.galvo_x_deg for one in found] == pytest.approx([0.2] * 6, abs=1e-4)
         assert {one.lines for one in found} == {frozenset({6})}, "the 488 line, and no other"
         lines = told(state, dataset)
@@ -205,7 +213,7 @@ def test_a_controller_that_refuses_to_stop_is_told_and_its_lasers_go_off(
 
 @pytest.mark.parametrize("ends", ["stop_volume", "stop", "close"])
 def test_stopping_ends_the_controller_at_once(
-    tiger: Any, faults: Any, view: Any, new_plan: Any, follow: Any, ends: str
+    tiger: Any, faults: Any, unhurried: None, view: Any, new_plan: Any, follow: Any, ends: str
 ) -> None:
     """R3.11: `stop` and its like don't wait for the volume's end; what came is counted, the controller is idle and dark."""
     state = tiger.open_recording(new_plan(*datasets("cam_a", "cam_b", frames=LONG)))
@@ -227,7 +235,9 @@ def test_stopping_ends_the_controller_at_once(
     assert 0 < state.dose["l488"] < LONG * 0.002 * 2
 
 
-def test_a_halt_idles_every_scanner(tiger: Any, faults: Any, view: Any, new_plan: Any, follow: Any) -> None:
+def test_a_halt_idles_every_scanner(
+    tiger: Any, faults: Any, unhurried: None, view: Any, new_plan: Any, follow: Any
+) -> None:
     """R3.11, R5.3: halt writes Idle on every scanner itself, and switches emission off."""
     state = tiger.open_recording(new_plan(*datasets("cam_a", "cam_b", frames=LONG)))
     state = wait_frames(tiger, tiger.start_volume(state.recording, both(view, LONG)))
@@ -246,7 +256,7 @@ def test_a_halt_idles_every_scanner(tiger: Any, faults: Any, view: Any, new_plan
 
 
 def test_while_it_runs_everything_can_be_read_and_nothing_moved(
-    tiger: Any, faults: Any, view: Any, new_plan: Any, follow: Any
+    tiger: Any, faults: Any, unhurried: None, view: Any, new_plan: Any, follow: Any
 ) -> None:
     """R3.8: a running volume owns the microscope; its light is told as on."""
     state = tiger.open_recording(new_plan(*datasets("cam_a", "cam_b", frames=LONG)))
@@ -274,11 +284,11 @@ def test_limits_hold_for_offsets_amplitudes_and_sweeps(tiger: Any, view: Any, ne
     ):
         with pytest.raises(LimitError, match=match):
             tiger.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 5, **changed),)))
+    falling = view("cam_a", "a", 5, piezo_um=(4.0, 3.0, 2.0, 1.0, 0.0))
     with pytest.raises(ArgumentError, match="piezo_um descends"):
-        falling = view("cam_a", "a", 5, piezo_um=(4.0, 3.0, 2.0, 1.0, 0.0))
         tiger.start_volume(state.recording, VolumeProgram(views=(falling,)))
+    mixed = view("cam_a", "a", 5, piezo="piezo_b")
     with pytest.raises(ArgumentError, match="must be of one view"):
-        mixed = view("cam_a", "a", 5, piezo="piezo_b")
         tiger.start_volume(state.recording, VolumeProgram(views=(mixed,)))
     assert [setting(tiger, SCANNERS[0], name) for name in ("SPIMNumSlices", "SingleAxisXOffset(deg)")] == kept
     tiger.close_recording(state.recording)

@@ -65,7 +65,7 @@ def begin(hardware: Any, new_plan: Any, view: Any) -> RecordingState:
 def test_a_controller_that_fires_on_is_idled_first_and_lights_before_it(
     tmp_path: Path, scope: Scope, start_process: Any, controllers: Any, new_plan: Any, view: Any
 ) -> None:
-    """Issue 3, item 4, R0.3: kill -9 in the middle of a volume; it fires on; the restarted process stops it in its first stage."""
+    """Issue 3, item 4, R0.3: kill -9 in a volume; the controller fires on; the next process stops it in its first stage."""
     process = start_process(scope.path, tmp_path / "data").started()
     hardware = connect(scope, Layout(tmp_path / "data"), timeout_s=10)
     state = begin(hardware, new_plan, view)
