@@ -352,6 +352,16 @@ class Interlock(_Part):
     kind: Literal["door", "lid", "key", "emergency_stop"]
 
 
+class Joystick(_Part):
+    """A property that lets a joystick, a wheel or a button move an axis: switched off while a plan runs, on again after it."""
+
+    label: str
+    property: str
+    on: str
+    """Switched off only where it reads this; a person's own choice stays otherwise."""
+    off: str
+
+
 class Arming(_Part):
     hours: Annotated[FiniteFloat, Field(gt=0, le=24)]
 
@@ -369,6 +379,7 @@ class Safety(_Part):
     """A laser's emission goes off when its gate hasn't been open for so long; null: never (it costs warm-up)."""
     interlocks: tuple[Interlock, ...] = ()
     arm: Literal["none"] | Arming = "none"
+    joysticks: tuple[Joystick, ...] = ()
 
 
 class Root(_Part):

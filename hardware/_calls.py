@@ -137,6 +137,9 @@ class HardwareCalls(ABC):
     def rearm(self, by: str) -> SafetyState:
         return self._call("rearm", by)
 
+    def hold_joysticks(self, hold: bool) -> tuple[str, ...]:
+        return self._call("hold_joysticks", hold)
+
     def release(self, by: str, reason: str) -> HardwareInfo:
         return self._call("release", by, reason)
 

@@ -83,6 +83,14 @@ class _Fit:
         yield from self._lights()
         yield from self._channels()
         yield from self._objectives()
+        yield from self._joysticks()
+
+    def _joysticks(self) -> Iterator[tuple[str, str]]:
+        for one in self._scope.safety.joysticks:
+            if one.label not in self._loaded:
+                yield self._no_label("safety.joysticks", one.label)
+            else:
+                yield from self._property("safety.joysticks", one.label, one.property, values=(one.on, one.off))
 
     def _devices(self) -> Iterator[tuple[str, str]]:
         guarded = set(self._guarded())
@@ -161,6 +169,8 @@ class _Fit:
             for part in (light.gate, light.power, light.emission):
                 if part is not None and part != "fixed":
                     yield part.label, part.property or ""
+        for joystick in self._scope.safety.joysticks:
+            yield joystick.label, joystick.property
 
     def _lights(self) -> Iterator[tuple[str, str]]:
         for name, light in self._scope.lights.items():

@@ -40,6 +40,7 @@ from ._events import LONGEST_WAIT_S, Events
 from ._fit import check_fit
 from ._focusing import Focusing, release_first
 from ._interlocks import Interlocks
+from ._joysticks import Joysticks
 from ._lights import Lights
 from ._mmcore import Core, import_mmcore
 from ._optics import Optics
@@ -51,8 +52,8 @@ from ._release import (
     Released,
     check_person,
     darken,
-    idle,
     in_background,
+    let_focus_go,
     movers,
     not_ours,
     refuse_busy,
@@ -182,6 +183,7 @@ class Microscope:
         self._cameras = Cameras(self._core, scope, self._lights, self._optics)
         pace = pace_of(self._core, scope, self._axes, self._cameras, self._lights, self._scanners)
         self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights, pace)
+        self._joysticks = Joysticks(self._core, scope.safety.joysticks, layout.services / "joysticks.json")
         self._events = Events()
         self._callbacks = Callbacks(self._core, scope, self._axes, self._events, lambda: self._recorder.idle)
         self._focusing = Focusing(
@@ -256,6 +258,7 @@ class Microscope:
         motion.join(STEP_S)
         ended = self._recorder.close(STEP_S)
         off = self._lights.all_off(emission=True)  # again: a frame in hand may have opened its gate meanwhile
+        self._joysticks.restore()
         self._lights.close()
         self._axes.close()
         self._core.close()
@@ -272,6 +275,8 @@ class Microscope:
         self._lights.all_off(emission=False)
         motion.join(STEP_S)
         self._recorder.join(STEP_S)
+        for problem in self._joysticks.restore():
+            log.error("%s", problem)
         return self._lights.all_off(emission=False)  # again: a frame in hand may have opened its gate meanwhile
 
     def close_recordings(self, recordings: list[str], why: str) -> None:
@@ -567,6 +572,15 @@ class Microscope:
                 raise self._not_loaded
         return self._safety.rearm(by)
 
+    def hold_joysticks(self, hold: bool) -> tuple[str, ...]:
+        self._alive()
+        if hold:
+            return self._joysticks.hold()
+        problems = self._joysticks.restore()
+        if problems:
+            raise DeviceError("; ".join(problems), thing="safety.joysticks")
+        return ()
+
     def release(self, by: str, reason: str) -> HardwareInfo:
         check_person("release", by)
         with self._handing:
@@ -581,7 +595,8 @@ class Microscope:
                 self._safety.disarm(by)
                 darken(self._lights)
                 self._focusing.release_all()
-                idle(self._core)
+                self._scanners.idle()
+                let_focus_go(self._core)
                 wait_quiet(self._core)
                 self._released.begin(self._released.latch)
             except HardwareError:
@@ -595,6 +610,7 @@ class Microscope:
         self._let_go()
         self._callbacks.close()
         self._recorder.close(STEP_S)
+        self._joysticks.restore()
         self._lights.close()
         self._axes.close()
         try:

@@ -18,7 +18,6 @@ from ..layout import Layout
 from ._errors import ArgumentError, BusyError, DeviceError, HardwareError, ReleasedError
 from ._latch import LatchFile, log_safety
 from ._mmcore import Core
-from ._restart import idle_sequences
 from ._safety_state import Latch
 
 if TYPE_CHECKING:
@@ -108,9 +107,8 @@ def darken(lights: Lights) -> None:
         raise DeviceError(f"not released: lights could not be switched off: {told}", thing=burning[0].light)
 
 
-def idle(core: Core) -> None:
-    """Controllers' programs end, a focus lock lets go; neither moves an axis."""
-    idle_sequences(core)
+def let_focus_go(core: Core) -> None:
+    """MMCore's own continuous focus, where something switched it on; moves nothing."""
     if core.mm.getAutoFocusDevice() and core.ask("focus lock", core.mm.isContinuousFocusEnabled):
         core.ask("focus lock", core.mm.enableContinuousFocus, False)
 

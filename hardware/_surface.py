@@ -374,6 +374,13 @@ class Hardware(Protocol):
         """Clear the latches of halt and interlocks; `InterlockError` while an interlock is open. Arms nothing."""
         ...
 
+    def hold_joysticks(self, hold: bool) -> tuple[str, ...]:
+        """Switch the scope's joysticks off for a plan, or on again those that this switched off; returns those that rest.
+
+        They come back by themselves where the caller vanishes or this process dies.
+        """
+        ...
+
     def release(self, by: str, reason: str) -> HardwareInfo:
         """Let another program have cameras and ports: lights and emissions off, disarmed, every device unloaded; nothing
         moves. `BusyError` while a recording is open or an axis moves. For operators only.

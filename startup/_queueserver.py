@@ -80,6 +80,7 @@ class ScopeWorker(RunEngineWorker):
             super()._execute_plan(parameters, exec_option)
         finally:
             self._close_lights()
+            self._give_joysticks_back()
 
     def _generate_new_plan(self, parameters: dict[str, Any]) -> Callable[[], Any]:
         def start() -> Any:
@@ -99,6 +100,7 @@ class ScopeWorker(RunEngineWorker):
 
         def begin() -> Any:
             current_session().reconnection.wait(RECONNECT_S)
+            hold_joysticks()
             metadata = current_session().run_metadata(parameters)
             return generate({**parameters, "meta": metadata})()
 
@@ -107,7 +109,14 @@ class ScopeWorker(RunEngineWorker):
 
     def _generate_continued_plan(self, parameters: dict[str, Any]) -> Callable[[], Any]:
         ends = {"resume": "succeeded", "stop": "succeeded", "abort": "cancelled", "halt": "cancelled"}
-        return self._recorded(super()._generate_continued_plan(parameters), ends[parameters["option"]])
+        go_on = super()._generate_continued_plan(parameters)
+
+        def resumed() -> Any:
+            hold_joysticks()  # people had them while it was paused
+            return go_on()
+
+        option = parameters["option"]
+        return self._recorded(resumed if option == "resume" else go_on, ends[option])
 
     def _recorded(self, func: Callable[[], Any], end: str) -> Callable[[], Any]:
         """``func`` with its outcome in the ledger; the result that goes to the manager is plain data."""
@@ -153,6 +162,25 @@ class ScopeWorker(RunEngineWorker):
         for outcome in outcomes:
             if not outcome.off:
                 logger.error("light %s could not be closed after a plan: %s", outcome.light, outcome.error)
+
+    def _give_joysticks_back(self) -> None:
+        """After a plan, however it ended, and while it is paused."""
+        session = session_or_none()
+        if session is None or not session.scope.safety.joysticks:
+            return
+        try:
+            session.hardware.hold_joysticks(False)
+        except HardwareError as error:  # the hardware's next process switches them on
+            logger.error("the joysticks could not be switched on again: %s", error)
+        except Exception:
+            logger.exception("the joysticks could not be switched on again")
+
+
+def hold_joysticks() -> None:
+    """No hand moves an axis while a plan runs (scope.yml: safety.joysticks)."""
+    session = current_session()
+    if session.scope.safety.joysticks:
+        session.hardware.hold_joysticks(True)
 
 
 def _text(error: BaseException) -> str:

@@ -431,6 +431,11 @@ def test_a_halt_is_told_and_rearmed(hardware: ConnectedHardware) -> None:
         hardware.arm(None, "operator")
 
 
+def test_joysticks_are_held(hardware: ConnectedHardware) -> None:
+    """R0.4, R5.7: this scope has none; `test_joysticks` has some."""
+    assert hardware.hold_joysticks(True) == hardware.hold_joysticks(False) == ()
+
+
 def test_it_is_released_and_reclaimed(hardware: ConnectedHardware) -> None:
     """R0.4, R5.7: both tell how it stands, and refusals have their fields; `test_release` has the rest."""
     before = hardware.info()

@@ -30,15 +30,25 @@ def with_a_door(folder: Path) -> Path:
     """The demo scope with a shutter that plays the door's switch; ``handle`` opens and closes it."""
     shutil.copytree(SCOPES / "demo-dispim", folder)
     for name, old, new in (
-        ("mm.cfg", "Device,LaserLine,", "Device,Door,DemoCamera,DShutter\nDevice,LaserLine,"),
+        (
+            "mm.cfg",
+            "Device,LaserLine,",
+            "Device,Door,DemoCamera,DShutter\nDevice,Stick,DemoCamera,DStateDevice\nDevice,LaserLine,",
+        ),
         (
             "scope.yml",
             "  laser_line:",
             '  door: {label: Door, kind: property, property: State, choices: ["0", "1"]}\n'
             '  handle: {label: Door, kind: property, property: State, choices: ["0", "1"]}\n'
+            '  stick: {label: Stick, kind: property, property: State, choices: ["0", "1"]}\n'
             "  laser_line:",
         ),
-        ("scope.yml", "storage:", 'safety: {interlocks: [{device: door, open: "1", kind: door}]}\nstorage:'),
+        (
+            "scope.yml",
+            "storage:",
+            'safety: {interlocks: [{device: door, open: "1", kind: door}],'
+            " joysticks: [{label: Stick, property: Label, on: State-1, off: State-0}]}\nstorage:",
+        ),
         ("scope.yml", "approval: none", "approval: {agent: first_of_kind}"),
     ):
         text = (folder / name).read_text()
@@ -115,9 +125,11 @@ def stop_document(stack: Any, uid: str) -> dict[str, Any]:
 )
 def test_a_halt_ends_the_running_plan_and_stops_the_queue(stack: Any, plan: str, kwargs: dict[str, Any]) -> None:
     """R3.11, R5.3: history and stop document say who halted and why, the frames count, the next plan waits."""
+    stack.hardware().set_value("stick", "1")
     item = stack.submit(plan, f"halt.{plan}-1", **kwargs)
     waiting = stack.submit("read_state", f"halt.{plan}-2")
     uid = running(stack)
+    assert stack.hardware().value("stick") == "0", "R5.7: the joystick rests during a plan"
     outcome = halt(stack)
     assert not outcome["killed"]
     ended = stack.wait(item)
@@ -131,6 +143,7 @@ def test_a_halt_ends_the_running_plan_and_stops_the_queue(stack: Any, plan: str,
     _, run = stack.get(f"/api/runs/{uid}")
     assert run["status"] == "failed"
     assert run["datasets"][0]["frames_written"] >= 2
+    until(lambda: stack.hardware().value("stick") == "1")
     assert [one["item_uid"] for one in stack.manager().queue_get(reload=True)["items"]] == [waiting]
     until(lambda: not stack.manager().status(reload=True)["queue_autostart_enabled"])
     assert stack.manager().status(reload=True)["manager_state"] == "idle"
@@ -139,9 +152,11 @@ def test_a_halt_ends_the_running_plan_and_stops_the_queue(stack: Any, plan: str,
 
 
 def test_a_halt_works_without_the_worker(stack: Any) -> None:
-    """R3.11: killed in the middle of a volume, which the hardware process carries on; reopened, nothing starts by itself."""
+    """R3.11, R5.7: killed in the middle of a volume, which the hardware carries on; reopened, nothing starts by itself."""
+    stack.hardware().set_value("stick", "1")
     stack.submit("acquire_volume", "halt.worker-1", slices=150, channels=[{"name": "gfp", "exposure_ms": 20}])
     running(stack)
+    assert stack.hardware().value("stick") == "0"
     worker = stack.runtime["pids"]["worker"]
     psutil.Process(worker).send_signal(signal.SIGKILL)
     outcome = halt(stack, "observer", "the worker is gone")
@@ -151,6 +166,7 @@ def test_a_halt_works_without_the_worker(stack: Any) -> None:
     until(lambda: stack.runtime["pids"]["worker"] not in (None, worker))
     until(lambda: stack.manager().status(reload=True)["worker_environment_exists"])
     until(lambda: stack.manager().status(reload=True)["manager_state"] == "idle")
+    until(lambda: stack.hardware().value("stick") == "1")
     code, ready = stack.get("/api/ready")
     assert code == 503
     assert any("halted by observer: the worker is gone" in reason for reason in ready["reasons"])
@@ -180,12 +196,14 @@ def test_an_open_door_ends_the_running_plan(stack: Any) -> None:
 
 
 def test_a_running_plan_pauses_for_a_person_and_goes_on(stack: Any) -> None:
-    """R5.2: at its next checkpoint; handed back it ends with all its frames."""
+    """R5.2, R5.7: at its next checkpoint, with the joystick on meanwhile; handed back it ends with all its frames."""
+    stack.hardware().set_value("stick", "1")
     item = stack.submit("snap", "halt.person-1", camera="cam_a", n=60, channels=[{"name": "gfp", "exposure_ms": 50}])
     uid = running(stack)
     code, answer = stack.post("/api/scope/control", {"mode": "person", "reason": "focusing by hand"})
     assert (code, answer["problems"]) == (200, [])
     until(lambda: stack.manager().status(reload=True)["manager_state"] == "paused")
+    until(lambda: stack.hardware().value("stick") == "1")
     stack.hardware().move({"z": 12.0})
     code, answer = stack.post("/api/scope/control", {"mode": "agents", "reason": "done"})
     assert (code, answer["problems"]) == (200, [])
