@@ -22,6 +22,8 @@ PERCENTILES = (1.0, 99.8)
 LARGEST_SCALE = 128
 _SAMPLE = 1 << 18
 """Pixels that the percentiles are taken of, evenly spread: all of them would cost more than reading the frame."""
+_ROWS = 16
+"""Looked up at once: what NumPy makes of them on the way stays in the processor's cache."""
 
 Projection = Literal["max", "mean"]
 
@@ -151,7 +153,7 @@ def render(
     levels = np.arange(int(np.iinfo(small.dtype).max) + 1, dtype=np.float32)
     table = np.clip((levels - black) * (255 / max(white - black, 1.0)) + 0.5, 0, 255).astype(np.uint8)
     return Preview(
-        png=_png(table[small]),
+        png=_png(small, table),
         first=first,
         frames=frames,
         scale=scale,
@@ -181,12 +183,16 @@ def _binned(image: np.ndarray, scale: int) -> np.ndarray:
     return _divided(total, scale * scale, image.dtype)
 
 
-def _png(grey: np.ndarray) -> bytes:
-    """An 8-bit grey PNG. Run-length coding: noise hardly gets smaller by anything, and this takes 40 ms of 2048²."""
-    height, width = grey.shape
+def _png(image: np.ndarray, table: np.ndarray) -> bytes:
+    """An 8-bit grey PNG of an image whose grey values become those of the table.
+
+    Run-length coding: noise hardly gets smaller by anything, and this takes 30 ms of 2048².
+    """
+    height, width = image.shape
     lines = np.empty((height, width + 1), np.uint8)
-    lines[:, 0] = 0
-    lines[:, 1:] = grey
+    lines[:, 0] = 0  # no filter
+    for row in range(0, height, _ROWS):
+        np.take(table, image[row : row + _ROWS], out=lines[row : row + _ROWS, 1:], mode="clip")
     coder = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     packed = coder.compress(lines.data) + coder.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)

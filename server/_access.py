@@ -25,6 +25,7 @@ _TABLE = {
     # queuescope
     "GET,HEAD /api/ready": READERS,
     "GET,HEAD /api/runs/{uid}": READERS,
+    "GET,HEAD /api/runs/{uid}/image.png": READERS,
     "GET,HEAD /api/scope": READERS,
     "POST /api/scope/halt": READERS,
     "POST /api/scope/rearm": OPERATORS,

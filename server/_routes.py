@@ -32,7 +32,7 @@ class _ProblemRoute(APIRoute):
             except Problem as problem:
                 return _response(problem)
             except RequestValidationError as error:
-                return _response(Problem("invalid_body", str(error)))
+                return _response(_invalid(error))
 
         return answer_or_refuse
 
@@ -101,6 +101,15 @@ async def get_run(uid: str, context: CurrentContext) -> Run:
 async def get_scope(context: CurrentContext) -> ScopeView:
     """The microscope: every device with its units, limits and position, every light and how its state is known; read now."""
     return await scope_view(context)
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    """A query that isn't one is told in words; a body as FastAPI puts it."""
+    wrong = error.errors()
+    if wrong and all(one["loc"][0] == "query" for one in wrong):
+        words = (f"{one['loc'][-1]}={str(one.get('input'))[:40]}: {one['msg']}" for one in wrong)
+        return Problem("invalid_query", "; ".join(words))
+    return Problem("invalid_body", str(error))
 
 
 def _response(problem: Problem) -> Response:

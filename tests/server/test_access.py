@@ -39,6 +39,8 @@ EXPECTED: dict[str, set[str]] = {
     "HEAD /api/ready": ALL,
     "GET /api/runs/{uid}": ALL,
     "HEAD /api/runs/{uid}": ALL,
+    "GET /api/runs/{uid}/image.png": ALL,
+    "HEAD /api/runs/{uid}/image.png": ALL,
     "GET /api/scope": ALL,
     "HEAD /api/scope": ALL,
     "POST /api/scope/halt": ALL,
