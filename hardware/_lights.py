@@ -161,7 +161,7 @@ class Lights(LightControls):
         DoseError
             Where the exposure would exceed the budget of the account's sample. No gate was opened.
         DeviceError
-            Afterwards, where somebody else has closed it meanwhile (`lights_off`).
+            Afterwards, where somebody else has closed it meanwhile (`lights_off`); a halt or an interlock raises its own.
         """
         if name is None:
             yield
@@ -178,6 +178,7 @@ class Lights(LightControls):
             finally:
                 self._close(name)
             if not still_open:
+                self._permit()  # a halt or an interlock says why
                 raise DeviceError(
                     f"the gate of {name} was closed by somebody else during the exposure: frames may be dark",
                     thing=name,

@@ -164,6 +164,8 @@ class VolumeRun:
         try:
             yield
         except HardwareError as error:
+            if self._stop_reason is not None:  # it may have failed for that
+                self.note(self._stop_reason)
             self._problems.append(f"{prefix}{error}")
         except Exception as error:
             log.exception("the volume failed unexpectedly")

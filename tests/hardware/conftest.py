@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import pytest
 from queuescope.config import SCOPES, Scope, load_scope
 from queuescope.hardware import (
     ConnectedHardware,
+    DatasetPlan,
     FrameSettings,
     RecordingPlan,
     RecordingState,
+    VolumeProgram,
     VolumeView,
     connect,
 )
@@ -104,6 +107,44 @@ def start_process() -> Iterator[Callable[..., HardwareProcess]]:
     yield start
     for process in started:
         process.end()
+
+
+@dataclass(frozen=True)
+class KilledVolume:
+    """What a hardware process left that was killed in the middle of a volume of `planned` slices of cam_a."""
+
+    scope: Scope
+    layout: Layout
+    path: Path
+    planned: int = 150
+
+    @property
+    def frame_list(self) -> Path:
+        return self.path.with_name(self.path.name.replace(".ome.zarr", ".frames.jsonl"))
+
+
+@pytest.fixture
+def killed_volume(
+    tmp_path: Path,
+    start_process: Callable[..., HardwareProcess],
+    new_plan: Callable[..., RecordingPlan],
+    view: Callable[..., VolumeView],
+) -> KilledVolume:
+    """SIGKILL after the third frame."""
+    scope, layout = scope_in(tmp_path, "own"), Layout(tmp_path / "data")
+    process = start_process(scope.path, layout.data).started()
+    hardware = connect(scope, layout, timeout_s=10)
+    planned = KilledVolume.planned
+    state = hardware.open_recording(
+        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=planned, axis="z", step_um=1))
+    )
+    state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", planned),)))
+    while state.datasets["cam_a"].frames_written < 3:
+        state = hardware.recording(state.recording, seen=state.version, wait_s=20)
+    process.signal(signal.SIGKILL)
+    process.wait()
+    hardware.close()
+    return KilledVolume(scope, layout, Path(state.datasets["cam_a"].path))
 
 
 @pytest.fixture(scope="module", params=["worker", "own"])

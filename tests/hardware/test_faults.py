@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,13 @@ from queuescope.hardware import (
     DatasetPlan,
     DeviceError,
     FrameSettings,
+    HaltedError,
     HardwareError,
     HardwareTimeout,
     ReadbackError,
     RecordingError,
     Verification,
+    VolumeProgram,
 )
 
 Disturb = Callable[..., Any]
@@ -84,6 +87,38 @@ def test_a_gate_that_does_not_close_is_told(local: Any, disturb: Disturb, lit: F
         local.snap("cam_a", lit)
     disturb()
     assert all(off.off for off in local.lights_off())
+
+
+def test_an_exposure_that_a_halt_darkened_says_so(local: Any, disturb: Disturb, lit: FrameSettings) -> None:
+    """R3.11: not that the gate was closed by somebody, but who halted and why."""
+    real = disturb()
+    disturb(snapImage=lambda: (local.halt("it bleaches", "a person"), real.snapImage()))
+    with pytest.raises(HaltedError, match="halted by a person"):
+        local.snap("cam_a", lit)
+    disturb()
+    local.rearm("a person")
+
+
+def test_a_volume_that_a_stop_darkened_says_why_it_was_stopped(
+    local: Any, disturb: Disturb, new_plan: Callable[..., Any], view: Callable[..., Any], follow: Callable[..., Any]
+) -> None:
+    """R3.12: the reason comes before what failed for it."""
+    real = disturb()
+    state = local.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=3, axis="z", step_um=1)))
+    meter = local._microscope._lights.meter
+
+    def darkened() -> None:
+        threading.Thread(target=local._microscope.make_safe, args=("its client is gone",), daemon=True).start()
+        while meter.is_open("l488"):
+            time.sleep(0.001)
+        real.snapImage()
+
+    disturb(snapImage=darkened)
+    state = follow(local, local.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 3),))))
+    disturb()
+    assert state.phase == "failed"
+    assert state.error.startswith("its client is gone; the gate of l488 was closed")
+    local.close_recording(state.recording)
 
 
 def test_one_light_that_fails_or_hangs_keeps_no_other_from_being_switched_off(local: Any, disturb: Disturb) -> None:

@@ -19,8 +19,11 @@ import pytest
 from queuescope.config import Scope
 from queuescope.hardware import (
     ConfigurationError,
+    HaltedError,
+    LatchFile,
     NotAllowedError,
     connect,
+    halt_hardware,
 )
 from queuescope.hardware._address import address_of
 from queuescope.layout import Layout
@@ -192,6 +195,61 @@ def test_the_hardware_puts_itself_safe_when_its_client_is_gone(
     assert "is gone" in str(ended.error)
     assert ended.datasets["cam_a"].frames_written < 2000
     assert not any(light.on for light in watcher.state().lights.values())
+    watcher.close()
+
+
+def test_a_halt_reaches_the_hardware_over_tcp(
+    tmp_path: Path, make_scope: MakeScope, start_process: Start, other_client: OtherClient
+) -> None:
+    """R3.11: on its port of its own, while the other one is busy with a volume; it latches at both ends, and nothing is on."""
+    scope, layout = tcp(make_scope, tmp_path), Layout(tmp_path / "data")
+    start_process(scope.path, layout.data).started()
+    act = (
+        "plan = RecordingPlan(run_uid='halted-far', datasets=(DatasetPlan(name='cam_a', camera='cam_a', frames=2000),));"
+        "state = hardware.open_recording(plan);"
+        "view = VolumeView(dataset='cam_a', camera='cam_a', settings=FrameSettings(exposure_ms=20, light='l488'),"
+        " piezo='piezo_a', piezo_um=tuple(i / 100 for i in range(2000)));"
+        "state = hardware.start_volume(state.recording, VolumeProgram(views=(view,)));"
+        "open(sys.argv[2] + '/recording', 'w').write(state.recording)"
+    )
+    other_client(scope, layout, act)
+    outcome = halt_hardware(scope, layout, "it bleaches", "a person")
+    assert (outcome.confirmed, outcome.killed) == (True, False), outcome.detail
+    assert LatchFile.halt(layout).exists()
+    watcher = connect(scope, layout, timeout_s=10)
+    assert watcher.safety().halted == outcome.halted
+    assert not any(light.on or light.emission for light in watcher.state().lights.values())
+    recording = watcher.recording((layout.data / "recording").read_text(), wait_s=20)
+    while recording.phase == "running":
+        recording = watcher.recording(recording.recording, seen=recording.version, wait_s=20)
+    assert "halted by a person" in str(recording.error)
+    with pytest.raises(HaltedError):
+        watcher.move({"z": 1.0})
+    assert watcher.rearm("a person").halted is None
+    watcher.close()
+
+
+def test_a_stopped_client_leaves_no_light_on(
+    tmp_path: Path, make_scope: MakeScope, start_process: Start, other_client: OtherClient
+) -> None:
+    """R3.9: its connections stay, so nobody misses it; the gate that it opened is closed all the same, after its time."""
+    scope, layout = (
+        make_scope(tmp_path, "own", scope=[("  led:\n", "  led:\n    max_on_s: 2\n")]),
+        Layout(tmp_path / "data"),
+    )
+    start_process(scope.path, layout.data).started()
+    watcher = connect(scope, layout, timeout_s=10)
+    seen = watcher.events().cursor
+    client = other_client(scope, layout, "hardware.set_light('led', True, 5.0)")
+    client.send_signal(signal.SIGSTOP)
+    told: list[bool] = []
+    while told[-1:] != [False]:
+        batch = watcher.events(seen, 20)
+        assert batch.events, "the gate was not closed"
+        seen = batch.cursor
+        told += [event.value for event in batch.events if (event.kind, event.name) == ("light", "led")]
+    assert told[0] is True
+    assert not watcher.light("led").on
     watcher.close()
 
 

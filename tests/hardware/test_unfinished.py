@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,24 @@ import xxhash
 import yaozarrs
 import zarr
 
-from queuescope.hardware import DatasetPlan, RecordingPlan, VolumeProgram, VolumeView, connect
+from queuescope.hardware import DatasetPlan, RecordingPlan
 from queuescope.hardware._unfinished import Unfinished
-from queuescope.layout import Layout, frames_on_disk
+from queuescope.layout import frames_on_disk
 
 
 def test_the_next_process_finishes_what_a_killed_one_left(
-    tmp_path: Path,
-    make_scope: Callable[..., Any],
-    start_process: Callable[..., Any],
-    new_plan: Callable[..., RecordingPlan],
-    view: Callable[..., VolumeView],
+    killed_volume: Any, start_process: Callable[..., Any]
 ) -> None:
     """R3.12: after SIGKILL in a volume the array's shape becomes the frames written, and each one reads back."""
-    scope, layout = make_scope(tmp_path, "own"), Layout(tmp_path / "data")
-    process = start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
-    state = hardware.open_recording(
-        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=150, axis="z", step_um=1))
-    )
-    state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 150),)))
-    while state.datasets["cam_a"].frames_written < 3:
-        state = hardware.recording(state.recording, seen=state.version, wait_s=20)
-    process.signal(signal.SIGKILL)
-    process.wait()
-    path = Path(state.datasets["cam_a"].path)
-    lines = path.with_name(path.name.replace(".ome.zarr", ".frames.jsonl"))
+    path, lines, layout = killed_volume.path, killed_volume.frame_list, killed_volume.layout
     with lines.open("a") as file:
         file.write('{"index": 9999, "half a l')  # as a kill in the middle of a line leaves it
-    assert zarr.open_array(f"{path}/0", mode="r").shape[0] == 150
+    assert zarr.open_array(f"{path}/0", mode="r").shape[0] == killed_volume.planned
 
-    start_process(scope.path, layout.data).started()
-    hardware.close()
+    start_process(killed_volume.scope.path, layout.data).started()
     frames = frames_on_disk(path)
     assert frames is not None
-    assert 3 <= frames < 150
+    assert 3 <= frames < killed_volume.planned
     yaozarrs.validate_zarr_store(str(path))
     array: Any = zarr.open_array(f"{path}/0", mode="r")
     assert array.shape[0] == frames
