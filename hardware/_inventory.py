@@ -1,9 +1,10 @@
 """What MMCore knows of a configuration, asked in a process of its own: an adapter that crashes costs nothing.
 
 ``python -m queuescope.hardware._inventory FILE.cfg [--adapters DIR] [--load]`` prints one line of JSON: ``{"adapters":
-DIR|null, "device_interface": N|null, "looked": […], "missing": [ADAPTER…], "types": {LABEL: TYPE}, "limits": {LABEL:
-{PROPERTY: [low, high]}}, "writable": {LABEL: [PROPERTY…]}, "error": …|null}``. Devices are created, but not initialised: no
-hardware is touched. ``--load`` initialises them, without what System/Startup sets; stages may home.
+DIR|null, "device_interface": N|null, "looked": […], "missing": [ADAPTER…], "modules": [PYTHON MODULE that is missing…],
+"types": {LABEL: TYPE}, "limits": {LABEL: {PROPERTY: [low, high]}}, "writable": {LABEL: [PROPERTY…]}, "error": …|null}``. Devices
+are created, but not initialised: no hardware is touched. ``--load`` initialises them, without what System/Startup sets;
+stages may home.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def inventory(config: Path, adapters: str | None, load: bool) -> dict[str, Any]:
     """The same as a mapping; in this very process."""
     scope = Scope(name="inventory", micromanager=MicroManager(config=config.name, adapters=adapters), devices={})
     scope._path = config.resolve()
-    found: dict[str, Any] = {"adapters": None, "device_interface": None, "looked": [], "missing": [], "types": {}}
-    found |= {"limits": {}, "writable": {}, "error": None}
+    found: dict[str, Any] = {"adapters": None, "device_interface": None, "looked": [], "missing": [], "modules": []}
+    found |= {"types": {}, "limits": {}, "writable": {}, "error": None}
     lines = config.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     devices = [fields for line in lines if (fields := fields_of(line))[0] == "Device" and len(fields) >= 4]
     python = [["pyDevice", label, module, name] for _, label, module, name in python_devices(lines)]
@@ -43,10 +44,10 @@ def inventory(config: Path, adapters: str | None, load: bool) -> dict[str, Any]:
             known = set(core.mm.getDeviceAdapterNames())
             found["missing"] = sorted({d[2] for d in devices} - known)
             absent = {d[2] for d in python if not has_module(d[2], config.resolve().parent)}
-            found["missing"] += sorted(absent)
+            found["modules"] = sorted(absent)
             here = [d for d in devices if d[2] in known] + [d for d in python if d[2] not in absent]
             if load:
-                kept = [line for line in lines if not line.startswith("ConfigGroup,System,Startup")]
+                kept = [line for line in lines if fields_of(line)[:3] != ["ConfigGroup", "System", "Startup"]]
                 copy = Path(folder) / "loaded.cfg"
                 copy.write_text("\n".join(kept) + "\n", encoding="utf-8", errors="surrogateescape")
                 core.ask("configuration", core.mm.loadSystemConfiguration, str(copy))

@@ -64,7 +64,8 @@ class Core:
             self._plus = core_class(**places)
             self.mm = super(core_class, self._plus)
         else:
-            from ._python_core import Mixed, PythonCore
+            from ._mixed import Mixed
+            from ._python_core import PythonCore
 
             self._plus = PythonCore(**places, folder=python)
             self.mm = Mixed(self._plus)

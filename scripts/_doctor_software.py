@@ -183,11 +183,20 @@ def adapter_findings(answer: dict[str, object]) -> Iterator[Finding]:
                 ", ".join(places) or "no folder of adapters",
                 f"install it, or set micromanager.adapters to the folder that holds mmgr_dal_{name}",
             )
+    modules = answer.get("modules")
+    for name in modules if isinstance(modules, list) else []:
+        yield Finding(
+            "problem",
+            "adapters",
+            f"the Python module {name!r} of a `#py` device was not found",
+            name,
+            remedy=f"install its package, or put {name.split('.')[0]}.py beside the configuration",
+        )
     if answer.get("error"):
         yield Finding(
             "problem", "adapters", str(answer["error"]), remedy="check micromanager.adapters and the configuration"
         )
-    elif not missing:
+    elif not missing and not modules:
         yield Finding(
             "ok", "adapters", f"all found in {answer['adapters']} (device interface {interface}, as this MMCore's)"
         )

@@ -14,8 +14,8 @@ from pymmcore_plus.experimental.unicore import CameraDevice
 from pymmcore_plus.experimental.unicore.devices._device_base import Device
 
 from ._cards import TigerCommHub
-from ._firmware import Trigger
 from ._stamp import Stamp, encode
+from ._tiger import Trigger
 
 LINE_MS = 9.74436e-3
 """An ORCA-Flash4 reads two lines, one in each half, in this time."""
@@ -23,6 +23,9 @@ PATIENCE_S = 10.0
 """A snap with an external trigger waits so long for it."""
 ROLLS = 64
 """Frames begin so many different lines into the pattern: two that follow each other differ."""
+
+LONG_S = 0.2
+"""A longer exposure can be ended early."""
 
 GetBuffer = Callable[[Sequence[int], Any], np.ndarray]
 
@@ -60,10 +63,13 @@ class LightSheetCamera(CameraDevice):
         choice("ScanMode", "2", "1")
         choice("PixelType", "16bit")
         choice("BitDepth", "16")
-        size = {"limits": (16, 8192), "property_type": int}
-        self.register_property("OnCameraCCDXSize", getter=cls._get_width, setter=cls._set_width, **size)
-        self.register_property("OnCameraCCDYSize", getter=cls._get_height, setter=cls._set_height, **size)
-        self.register_property("ReadoutTime", getter=lambda c: c.readout_ms() / 1000, property_type=float)
+        for name, get, put in (
+            ("OnCameraCCDXSize", cls._get_width, cls._set_width),
+            ("OnCameraCCDYSize", cls._get_height, cls._set_height),
+        ):
+            self.register_property(name, getter=get, setter=put, limits=(16, 8192), property_type=int)
+        self.register_property("Gain", default_value=0.0, limits=(-5.0, 8.0))
+        self.register_property("ReadoutTime", getter=cls._readout_s, property_type=float)
         self.set_property_limits("Exposure", (0.01, 10000.0))
         self.set_property_allowed_values("Binning", (1, 2, 4))
 
@@ -136,6 +142,9 @@ class LightSheetCamera(CameraDevice):
         """Of the lines that are read now."""
         return self.shape()[0] * self._bin / 2 * LINE_MS
 
+    def _readout_s(self) -> float:
+        return self.readout_ms() / 1000
+
     # ------------------------------------------------------------------ frames
 
     def start_sequence(self, n: int | None, get_buffer: GetBuffer) -> Iterator[Mapping[str, Any]]:
@@ -178,8 +187,10 @@ class LightSheetCamera(CameraDevice):
             self._taken += 1
             due = max(due + self._exposure_ms / 1000, time.perf_counter() - 0.005)
             left = due - time.perf_counter()
-            if left > 0 and (cancel.wait(left) if left > 0.2 else time.sleep(left)):
+            if left > LONG_S and cancel.wait(left):
                 return
+            if 0 < left <= LONG_S:
+                time.sleep(left)  # more exact
             yield {}
 
     def _triggered(

@@ -14,8 +14,9 @@ from pymmcore_plus import DeviceType
 from pymmcore_plus.experimental.unicore import HubDevice, ShutterDevice, StageDevice
 from pymmcore_plus.experimental.unicore.devices._device_base import Device
 
-from ._firmware import DEFAULTS, MIRROR_OF, OUTPUTS, PARKED, RANGE, Firmware
+from ._firmware import Firmware
 from ._process import RemoteFirmware, attach_or_start
+from ._tiger import DEFAULTS, MIRROR_OF, OUTPUTS, PARKED, RANGE
 
 REFRESH = "RefreshPropertyValues"
 STATES = ("Idle", "Armed", "Running")
@@ -109,7 +110,7 @@ class Card:
         hub = getattr(self, "_hub", None)
         if hub is None:
             raise RuntimeError("it has no hub: add `#py Parent,LABEL,TigerCommHub` to the configuration")
-        return hub.firmware  # type: ignore[no-any-return]
+        return hub.firmware
 
     def axes(self) -> str:
         """The letters in the label ``KIND:LETTERS:ADDRESS``; remembers the address."""

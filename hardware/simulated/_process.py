@@ -21,7 +21,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from ._firmware import Firmware, Trigger
+from ._firmware import Firmware
+from ._tiger import Trigger
 
 LINGER_S = 10.0
 """It ends when it has been idle and nobody attached for so long."""
@@ -71,7 +72,7 @@ class RemoteFirmware:
         return answer["value"]
 
     def read(self, key: str) -> float | str:
-        return self._ask("read", key)  # type: ignore[no-any-return]
+        return self._ask("read", key)
 
     def write(self, key: str, value: float | str) -> None:
         self._ask("write", key, value)
@@ -96,7 +97,7 @@ class RemoteFirmware:
         self._ask("faults", **faults)
 
     def status(self) -> dict[str, Any]:
-        return self._ask("status")  # type: ignore[no-any-return]
+        return self._ask("status")
 
     def wait_slices(self, more_than: int, limit_s: float) -> int:
         return int(self._ask("wait_slices", more_than, limit_s))
@@ -179,6 +180,7 @@ def attach_or_start(folder: Path) -> RemoteFirmware:
         stderr=quiet,
         start_new_session=True,
     )
+    threading.Thread(target=process.wait, name="tiger-process", daemon=True).start()  # it may end before this one does
     limit = time.monotonic() + START_S
     while time.monotonic() < limit and process.poll() is None:
         with contextlib.suppress(ConnectionError):

@@ -160,6 +160,14 @@ def test_a_missing_adapter_is_named_with_where_it_was_looked_for(tmp_path: Path)
     assert "mmgr_dal_HamamatsuHam" in str(found.remedy)
 
 
+def test_a_missing_python_module_is_named_with_where_to_put_it(tmp_path: Path) -> None:
+    device = "#py pyDevice,LabFocus,lab_devices,Focus\nDevice,LaserLine,"
+    scope = edited(tmp_path / "s", cfg=(("Device,LaserLine,", device),))
+    found = only(_doctor_software.adapters(who(tmp_path, scope)))
+    assert (found.level, found.value) == ("problem", "lab_devices")
+    assert "put lab_devices.py beside the configuration" in str(found.remedy)
+
+
 def test_an_installation_of_another_device_interface_is_told() -> None:
     looked = ["/opt/mm (passed over: its device interface is 74, not this MMCore's)", "/venv/libs (the package)"]
     answer = {"adapters": "/venv/libs", "device_interface": 75, "looked": looked, "missing": [], "error": None}
