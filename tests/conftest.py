@@ -31,18 +31,47 @@ TOGETHER = ("stack_no_catalog", "stand", "stack", "guarded")
 """Fixtures that start processes once a session: whoever uses one runs in the same process."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several test processes (``-n``): what shares a fixture stays together, any other test goes where there is room.
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """With several test processes (``-n``), before one starts: where it says what stays together."""
+    node.workerinput["groups"] = str(_groups_file(os.getpid()))
 
-    The longest come first, so that no process is left alone with one at the end.
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a test process: the longest tests first, so that no process is left alone with one at the end."""
+    if "groups" in (given := getattr(config, "workerinput", {})):
+        items.sort(key=_turn)
+        draft = Path(given["groups"] + given["workerid"])
+        draft.write_text(json.dumps({item.nodeid: _group(item) or item.nodeid for item in items}))
+        draft.replace(given["groups"])  # each process writes the same
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What shares a fixture stays together, any other test goes where there is room.
+
+    xdist's own ``--dist loadgroup`` does this by changing node ids, which pytest 9.2 doesn't let it.
     """
-    if not getattr(config.option, "loadgroup", False):  # what `--dist loadgroup` becomes in a test process
-        return
-    for item in items:
-        if (group := _group(item)) is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_turn)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Sharing(LoadScopeScheduling):
+        groups: dict[str, str] = {}  # noqa: RUF012 (set once)
+
+        def schedule(self) -> None:
+            if not self.groups:  # every process has collected
+                self.groups = json.loads(_groups_file(os.getpid()).read_text())
+                _groups_file(os.getpid()).unlink()
+            super().schedule()
+
+        def _split_scope(self, nodeid: str) -> str:
+            return self.groups[nodeid]
+
+    config.option.loadscopereorder = False  # the order is `_turn`'s
+    return Sharing(config, log)
+
+
+def _groups_file(pid: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"queuescope-tests-{pid}.json"
 
 
 def _group(item: pytest.Item) -> str | None:
@@ -62,7 +91,7 @@ def _turn(item: pytest.Item) -> int:
         return 0
     if "another_stack" in fixtures:
         return 1
-    return 2 if any(item.iter_markers("xdist_group")) else 3
+    return 2 if _group(item) is not None else 3
 
 
 @pytest.fixture(scope="session", autouse=True)
