@@ -15,6 +15,9 @@ from ._rest import Rest, RestError
 
 _INTERVAL_S = 0.15
 _CANCEL_S = 60.0
+_REMOVED_S = 3.0
+"""An item that is nowhere for so long was removed: on its way from the queue to the history it is nowhere for a moment, and the
+server answers about the history from what it knew half a second ago."""
 
 
 @dataclass
@@ -97,6 +100,7 @@ def submit(rest: Rest, plan: str, kwargs: dict[str, Any], key: str, lock_key: st
 def follow(rest: Rest, item_uid: str, key: str, progress: Callable[[Progress], None]) -> Outcome:
     """Wait until the item is in the history. Calls ``progress`` a few times a second."""
     history_uid: str | None = None
+    missing_since: float | None = None
     now = Progress(waiting=True)
     while True:
         status = rest.get("/api/status")
@@ -114,8 +118,13 @@ def follow(rest: Rest, item_uid: str, key: str, progress: Callable[[Progress], N
                 _count(rest, now, runs[-1]["uid"])
         elif now.waiting and not _in_queue(rest, item_uid):
             # it ended between the two questions, or never ran
-            outcome = _outcome(rest, item_uid, key)
-            return outcome or Outcome(key, item_uid, "removed", message="somebody removed it from the queue")
+            if (outcome := _outcome(rest, item_uid, key)) is not None:
+                return outcome
+            missing_since = missing_since or time.monotonic()
+            if time.monotonic() - missing_since > _REMOVED_S:
+                return Outcome(key, item_uid, "removed", message="somebody removed it from the queue")
+        else:
+            missing_since = None
         progress(now)
         time.sleep(_INTERVAL_S)
 
