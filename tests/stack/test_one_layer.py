@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -38,19 +39,35 @@ def test_a_second_device_layer_is_refused(stack: Any) -> None:
     )
 
 
-def test_devices_and_the_run_engine_exist_once(stack: Any) -> None:
-    """R3.1: each plan runs in the RunEngine of one worker, on one set of devices; runs are numbered by one counter."""
-    worker = stack.runtime["pids"]["worker"]
-    runs = []
-    for number in range(2):
-        item = stack.run("read_state", f"layer.once-{number}")
-        assert item["result"]["exit_status"] == "completed", item["result"]["msg"]
-        runs.append(stack.get(f"/api/runs/{item['result']['run_uids'][0]}")[1])
-    assert stack.runtime["pids"]["worker"] == worker
-    devices = stack.manager().devices_existing()["devices_existing"]
-    scope_devices = set(stack.scope.devices) | set(stack.scope.lights)
-    assert scope_devices <= set(devices)
-    assert [run["status"] for run in runs] == ["succeeded", "succeeded"]
+COUNT = """
+def _count():
+    import collections, gc, json, pathlib, sys
+    from bluesky import RunEngine
+    from ophyd.ophydobj import OphydObject
+    from queuescope.startup._session import Session
+
+    found = gc.get_objects()
+    names = collections.Counter(o.name for o in found if isinstance(o, OphydObject) and o.parent is None)
+    told = {
+        "engines": sum(isinstance(o, RunEngine) for o in found),
+        "sessions": sum(isinstance(o, Session) for o in found),
+        "devices": dict(names),
+        "mmcore": [name for name in sys.modules if name.partition(".")[0] in ("pymmcore", "pymmcore_plus")],
+    }
+    pathlib.Path(PATH).write_text(json.dumps(told))
+_count()
+del _count
+"""
+
+
+def test_devices_and_the_run_engine_exist_once(stack: Any, tmp_path: Path) -> None:
+    """R3.1: counted in the worker itself: one session, one RunEngine, each device of the scope once, and no MMCore."""
+    answer = stack.manager().script_upload(COUNT.replace("PATH", repr(str(tmp_path / "told"))), update_re=False)
+    stack.manager().wait_for_completed_task(answer["task_uid"], timeout=30)
+    told = json.loads((tmp_path / "told").read_text())
+    assert (told["engines"], told["sessions"], told["mmcore"]) == (1, 1, [])
+    wanted = set(stack.scope.devices) | set(stack.scope.lights)
+    assert {name: told["devices"].get(name) for name in wanted} == dict.fromkeys(wanted, 1)
 
 
 def test_nothing_is_started_that_is_not_used(stack: Any) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -56,6 +58,24 @@ def test_a_plan_survives_the_http_server(stack: Any) -> None:
                 raise
         time.sleep(0.1)
     assert stack.runtime["pids"]["http"] not in (None, before)
+    _, run = stack.get(f"/api/runs/{item['result']['run_uids'][0]}")
+    assert run["datasets"][0]["frames_written"] == 31
+
+
+def test_a_plan_survives_its_client(stack: Any) -> None:
+    """R0.2 killing whoever submitted a plan and follows it leaves the plan finishing."""
+    words = ("run", "z_stack", "range_um=30", "step_um=1", "--key", "processes.client-1")
+    client = subprocess.Popen([sys.executable, "-m", "queuescope.scripts", *words], env=stack.environ)
+    try:
+        deadline = time.monotonic() + 60
+        while stack.manager().status(reload=True)["re_state"] != "running":
+            assert time.monotonic() < deadline
+        item_uid = stack.manager().status(reload=True)["running_item_uid"]
+    finally:
+        client.kill()
+        client.wait()
+    item = stack.wait(item_uid)
+    assert item["result"]["exit_status"] == "completed", item["result"]["msg"]
     _, run = stack.get(f"/api/runs/{item['result']['run_uids'][0]}")
     assert run["datasets"][0]["frames_written"] == 31
 
