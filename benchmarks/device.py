@@ -174,7 +174,7 @@ def halt(hardware: ConnectedHardware, during: bool) -> float:
         settings = FrameSettings(exposure_ms=10, light="led")
         steps = tuple(i / 1000 for i in range(1000))
         view = VolumeView(dataset="overview", camera="overview", settings=settings, piezo="z", piezo_um=steps)
-        recording = hardware.start_volume(recording.recording, VolumeProgram(views=(view,)))
+        recording = hardware.start_volume(recording.recording, VolumeProgram(views=(view,), trigger="software"))
         while recording.datasets["overview"].frames_written < 3:
             recording = hardware.recording(recording.recording, seen=recording.version, wait_s=10)
     began = time.perf_counter()

@@ -18,6 +18,7 @@ from ._lights import Lights
 from ._ome_zarr import DatasetFiles
 from ._pace import Pace
 from ._recording import Dataset, Recording
+from ._software_pace import SoftwarePace
 from ._surface import FrameSettings, RecordingPlan, RecordingState, VolumeProgram
 from ._unfinished import Unfinished
 from ._volume import VolumeRun, check_program
@@ -32,9 +33,7 @@ LONGEST_WAIT_S = 30.0
 class Recorder:
     """All recordings of this process."""
 
-    def __init__(
-        self, scope: Scope, layout: Layout, axes: Axes, cameras: Cameras, lights: Lights, pace: Pace
-    ) -> None:
+    def __init__(self, scope: Scope, layout: Layout, axes: Axes, cameras: Cameras, lights: Lights, pace: Pace) -> None:
         self._scope, self._axes, self._cameras, self._lights, self._pace = scope, axes, cameras, lights, pace
         self._volumes = layout.root(scope, scope.storage.root, "hardware") / "volumes"
         self._unfinished = Unfinished(layout.services / "unfinished")
@@ -147,9 +146,10 @@ class Recorder:
         with self._taking:
             recording = self._ready(identity)
             check_program(recording, program, self._axes, self._cameras)
-            self._pace.check(program)
-            self._lights.meter.check(self._pace.dose(program), recording.account)
-            self._volume = VolumeRun(recording, program, self._pace, self._axes, self._lights, self._record)
+            pace = self._pace if program.trigger is None else SoftwarePace(self._axes, self._cameras)
+            pace.check(program)
+            self._lights.meter.check(pace.dose(program), recording.account)
+            self._volume = VolumeRun(recording, program, pace, self._axes, self._lights, self._record)
             self._volume.start()
             return recording.state()
 

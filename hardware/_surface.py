@@ -213,6 +213,8 @@ class VolumeProgram(_Value):
     views: tuple[VolumeView, ...] = Field(min_length=1, max_length=4)
     order: Literal["slice", "volume"] = "slice"
     """``slice``: all views at a slice, then the next slice; ``volume``: one view after the other."""
+    trigger: Literal["software"] | None = None
+    """None: as the scope file says (`volume.trigger`); ``software``: in software time all the same."""
 
 
 class Hardware(Protocol):

@@ -26,7 +26,10 @@ def test_a_camera_and_a_volume_say_how_their_images_were_taken(tmp_path: Path) -
     camera, volume = devices["cam_a"], devices["volume"]
     lit = FrameSettings(exposure_ms=5, light="l488")
     view = VolumeView(dataset="cam_a", camera="cam_a", settings=lit, piezo="piezo_a", piezo_um=(0.0, 1.0))
-    plan = VolumePlan(VolumeProgram(views=(view,)), (DatasetPlan(name="cam_a", camera="cam_a", frames=2, axis="z"),))
+    plan = VolumePlan(
+        VolumeProgram(views=(view,), trigger="software"),
+        (DatasetPlan(name="cam_a", camera="cam_a", frames=2, axis="z"),),
+    )
 
     def image() -> Any:
         @stage_decorator([camera])

@@ -35,12 +35,15 @@ SENSOR = 128
 def scope_in(
     folder: Path, mode: str = "worker", scope: Sequence[tuple[str, str]] = (), cfg: Sequence[tuple[str, str]] = ()
 ) -> Scope:
-    """A copy of the demo scope in ``folder`` with small sensors; ``scope`` and ``cfg`` are (old, new) edits of its files."""
+    """A copy of the demo scope in ``folder`` with small sensors and volumes in software time; ``scope`` and ``cfg`` are (old,
+    new) edits of its files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     bundled = SCOPES / "demo-dispim"
     smaller = [("2048", str(SENSOR)), ("1024", "100")]
     _copy(bundled / "mm.cfg", folder / "mm.cfg", [*smaller, *cfg])
-    _copy(bundled / "scope.yml", folder / "scope.yml", [("min_free_gb: 1", "min_free_gb: 0"), *scope])
+    plain = [("min_free_gb: 1", "min_free_gb: 0"), ("trigger: tiger_spim", "trigger: software")]
+    _copy(bundled / "scope.yml", folder / "scope.yml", [*plain, *scope])
     return load_scope(folder, environ={"QUEUESCOPE_MICROMANAGER__PROCESS": mode})
 
 

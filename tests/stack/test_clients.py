@@ -277,7 +277,8 @@ def test_qserver_drives_it(stack: Any, zmq_api: ZmqAPI) -> None:
         return done.stdout
 
     assert "'worker_environment_exists': True" in qserver("status")
-    item = {"name": "z_stack", "kwargs": {"range_um": 40, "step_um": 1}, "meta": {"op_key": "clients.qserver-1"}}
+    kwargs = {"range_um": 100, "step_um": 1, "channels": [{"name": "gfp", "exposure_ms": 50}]}  # longer than qserver takes
+    item = {"name": "z_stack", "kwargs": kwargs, "meta": {"op_key": "clients.qserver-1"}}
     qserver("queue", "add", "plan", json.dumps(item))
     until(lambda: zmq_api.status(reload=True)["re_state"] == "running", "the plan runs")
     qserver("re", "pause")
