@@ -12,6 +12,7 @@ import xxhash
 import zarr
 
 from ..hardware import HardwareError, connect
+from ..hardware.simulated import attach
 from ..layout import frames_on_disk
 from ..scripts._probes import NoAnswer, http_request
 from ._fault_stack import FaultStack
@@ -34,7 +35,7 @@ class Checks:
 
     def problems(self) -> list[tuple[str, str]]:
         try:
-            return [*self._lights_and_axes(), *self._runs()]
+            return [*self._lights_and_axes(), *self._controller(), *self._runs()]
         except (HardwareError, NoAnswer) as error:
             return [("light", f"nobody can be asked: {error}")]
 
@@ -76,6 +77,28 @@ class Checks:
                 yield "axis", f"{name} stands at {position}, outside [{low}, {high}]"
         for device, error in state.errors.items():
             yield "axis" if device in axes else "light", f"{device} can't be read: {error}"
+
+    def _controller(self) -> Iterator[tuple[str, str]]:
+        """The emulated controller is a process of its own: it is asked behind the hardware's back."""
+        try:
+            controller = attach(self._stack.layout.services)
+        except ConnectionError as error:
+            yield "light", str(error)
+            return
+        try:
+            status = controller.status()
+        finally:
+            controller.close()
+        if status["state"] == "Running" or "Running" in status["piezos"].values():
+            yield "light", f"the controller fires on: {status['state']}, {status['piezos']}"
+        for output in status["laser_on"]:
+            yield "light", f"the controller's output {output} is on"
+        for axis in self._stack.scope.axes().values():
+            letters = axis.label.split(":")[1:2]  # "Scanner:AB:33": x is A, y is B
+            letter = letters[0][0 if axis.component != "y" else -1] if letters else ""
+            position = status["positions"].get(letter)
+            if position is not None and not axis.limits[0] <= position <= axis.limits[1]:
+                yield "axis", f"the controller has {axis.name} at {position}, outside {list(axis.limits)}"
 
     def _runs(self) -> Iterator[tuple[str, str]]:
         for log in self._logs():

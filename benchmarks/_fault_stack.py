@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SCOPES, Scope, load_scope
+from ..hardware.simulated import attach
 from ..layout import DATA_ENV, SCOPE_ENV, Layout, process_arguments
 from ..scripts import _stack, _supervisor
 from ..scripts._up import start, stop
@@ -33,13 +34,15 @@ HERE = "127.0.0.2"
 """This machine, by an address for which the supervisor starts no hardware process: that one is "on another host"."""
 
 
-def fault_scope(bundled: str, folder: Path) -> Scope:
-    """A copy of a bundled scope with small sensors and a short call deadline."""
+def fault_scope(bundled: str, folder: Path, trigger: str) -> Scope:
+    """A copy of a bundled scope with small sensors and a short call deadline; ``trigger`` paces its volumes."""
     shutil.copytree(SCOPES / bundled, folder)
     for name, pattern, replacement in (
         ("scope.yml", r"call_timeout_s: \d+", "call_timeout_s: 2"),
         ("scope.yml", r"min_free_gb: \d+", "min_free_gb: 0"),
+        ("scope.yml", r"(?m)^(volume:.*\n  trigger:) \w+", rf"\1 {trigger}"),
         ("mm.cfg", r"(OnCameraCCD[XY]Size),\d+", r"\1,256"),
+        ("mm.cfg", r"(TigerCommHub,SerialPort),.*", r"\1,process"),  # it fires on when the hardware process has died
     ):
         text = (folder / name).read_text(encoding="utf-8")
         (folder / name).write_text(re.sub(pattern, replacement, text), encoding="utf-8")
@@ -97,6 +100,8 @@ class FaultStack:
         if self._hardware is not None:
             self._hardware.terminate()
             self._hardware.wait(30)
+        with contextlib.suppress(ConnectionError):
+            attach(self.layout.services).end()
         if self.cable is not None:
             self.cable.close()
 

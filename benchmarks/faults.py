@@ -15,7 +15,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,10 @@ def measure(quick: bool, tell: Tell, faults: int | None = None, seed: int | None
     kinds = drawn(count, rng)
     campaign = Campaign(rng, tell)
     with tempfile.TemporaryDirectory(prefix="queuescope-bench-") as folder:
-        scope = fault_scope(DEFAULT_SCOPE, Path(folder) / "scope")
-        for remote in (False, True):
-            batch = [kind for kind in kinds if kind.remote == remote]
+        for trigger, remote, batch in batches(kinds):
+            scope = fault_scope(DEFAULT_SCOPE, Path(folder) / f"scope-{trigger}-{remote}", trigger)
             while batch:  # a stack that does not come back is replaced, and the campaign goes on
-                layout = Layout(Path(folder) / f"data-{len(batch)}")
+                layout = Layout(Path(folder) / f"data-{trigger}-{len(batch)}")
                 with running(scope, layout, remote) as stack:
                     batch = campaign.strike(stack, batch)
     rows = [row(kind, "seconds to ready", seconds) for kind, seconds in campaign.recovered.items()]
@@ -58,6 +57,18 @@ def measure(quick: bool, tell: Tell, faults: int | None = None, seed: int | None
     rows += [_count("runs checked", campaign.runs), _count("frames read back", campaign.frames)]
     violations = {f"violations: {name}": float(campaign.violations[name]) for name in (*INVARIANTS, "hang")}
     return Result("faults", rows, {"seed": float(seed), **violations}, campaign.problems)
+
+
+def batches(kinds: list[Kind]) -> Iterator[tuple[str, bool, list[Kind]]]:
+    """Faults by the stack that they are thrown at: volumes paced by the controller or by software, hardware here or at the
+    end of a cable. Few faults share one stack of each place.
+    """
+    for remote in (False, True):
+        batch = [kind for kind in kinds if kind.remote == remote]
+        half = len(batch) // 2 if len(batch) > FAULTS else len(batch)
+        for trigger, part in (("tiger_spim", batch[:half]), ("software", batch[half:])):
+            if part:
+                yield trigger, remote, part
 
 
 def _count(case: str, number: int) -> Row:
@@ -208,7 +219,6 @@ def plans_of(scope: Scope, rng: random.Random) -> list[tuple[str, dict[str, Any]
                 {
                     "slices": rng.randrange(5, 40),
                     "centre_piezo_um": 10.0,
-                    "order": rng.choice(["slice", "volume"]),
                     "views": rng.choice(["A", "B", "both"]),
                     "channels": channel,
                 },
