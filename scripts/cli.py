@@ -242,6 +242,7 @@ def complete_app() -> typer.Typer:
         _bench_commands,
         _demo_command,
         _doctor_command,
+        _export_command,
         _init_command,
         _people_commands,
         _plan_commands,
@@ -260,6 +261,7 @@ def complete_app() -> typer.Typer:
         _doctor_command,
         _bench_commands,
         _verify_command,
+        _export_command,
     ):
         commands.add_to(app)
     return app
