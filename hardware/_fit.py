@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from ._axes import MICROMETRES
 from ._errors import ConfigurationError
 from ._mmcore import Core, same
 from ._trigger_fit import trigger_problems
+
+log = logging.getLogger("queuescope.hardware")
 
 TYPES = {
     "stage": ("StageDevice",),
@@ -32,7 +35,9 @@ def check_fit(core: Core, scope: Scope) -> None:
         One line for each thing that doesn't fit. Fields ``thing`` (the first one's) and ``problems``.
     """
     problems = [*_unsupported(scope), *_Fit(core, scope).problems(), *trigger_problems(core.mm, scope)]
-    if problems:
+    if not problems:
+        warn_of_wider_firmware(core, scope)
+    else:
         where = f"the scope file {scope.path} does not fit the Micro-Manager configuration {scope.config_path}:"
         lines = [f"{thing}: {what}" for thing, what in problems]
         raise ConfigurationError("\n".join([where, *lines]), thing=problems[0][0], problems=lines)
@@ -70,6 +75,22 @@ def firmware_limits(mm: Any, axis: Axis) -> tuple[float, float] | None:
             low, high = (1000 * float(mm.getProperty(axis.label, name)) / MICROMETRES[axis.units] for name in names)
             return low, high
     return None
+
+
+def warn_of_wider_firmware(core: Core, scope: Scope) -> None:
+    """A joystick knows the controller's limits only. It starts all the same: how else would somebody narrow them?"""
+    for axis in scope.axes().values():
+        found = firmware_limits(core.mm, axis)
+        if found is not None and (found[0] < axis.limits[0] or axis.limits[1] < found[1]):
+            log.warning(
+                "%s: the controller's own limits %s reach beyond the scope's %s %s (%s): a hand at the joystick may go there;"
+                " set the controller's to the scope's",
+                axis.name,
+                list(found),
+                list(axis.limits),
+                axis.units,
+                axis.source,
+            )
 
 
 class _Fit:

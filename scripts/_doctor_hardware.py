@@ -91,7 +91,7 @@ def _firmware(scope: Scope, found: Checkup) -> Iterator[Finding]:
         axis = axes[name]
         if low < axis.limits[0] or high > axis.limits[1]:
             yield Finding(
-                "warning",
+                "problem",
                 "hardware",
                 f"{name}: the controller's own limits are wider than the scope file's",
                 f"[{low:g}, {high:g}] {axis.units}",

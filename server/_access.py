@@ -36,6 +36,7 @@ _TABLE = {
     "POST /api/scope/confirm_reference": OPERATORS,
     "GET,HEAD /api/scope/approvals": READERS,
     "POST /api/scope/approvals/{item_uid}": OPERATORS,
+    "GET,HEAD /api/samples": READERS,
     "POST /api/samples": OPERATORS,
     "GET,HEAD /api/samples/{id}": READERS,
     # state of the queue server

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..hardware import HardwareInfo
+from ..hardware import DoseState, HardwareInfo
 from ._approving import Decision, Waiting, decide, waiting
-from ._by_hand import number_by_hand
+from ._by_hand import by_hand, number_by_hand
 from ._guard import CALLER
 from ._handing_over import reclaim, release
 from ._routes import _problem, router
@@ -113,6 +113,13 @@ async def post_sample(request: Request, context: ContextNow, body: OpenSample) -
     stays, over restarts too.
     """
     return await put_sample(context, body, request.scope[CALLER].role)
+
+
+@router.head("/samples", include_in_schema=False)
+@router.get("/samples", response_model=DoseState, responses=_HARDWARE)
+async def get_open_sample(context: ContextNow) -> DoseState:
+    """The dose of the sample that is open; without one, of light that was given without a sample."""
+    return await by_hand(context, DoseState, "dose")
 
 
 @router.head("/samples/{id}", include_in_schema=False)

@@ -246,7 +246,7 @@ def test_a_volume_into_the_box_moves_nothing(home: ConnectedHardware) -> None:
 
 
 def test_the_objective_turns_only_with_everything_retracted(home: ConnectedHardware) -> None:
-    """R3.8: z at home, and no axis where the new objective may not be."""
+    """R3.8, R5.8: z at home, and no axis where the new objective may not be."""
     home.move({"z": 5})
     with pytest.raises(CollisionError, match="before the objective turret turns"):
         home.select("objective", WATER20)
@@ -335,3 +335,33 @@ def test_a_scope_wider_than_the_firmware_is_refused_at_load(
     )
     with pytest.raises(ConfigurationError, match=r"the scope allows \[-50.0, 250.0\] um, .* are \[-40.0, 250.0\]"):
         connect(make_scope(tmp_path), Layout(tmp_path / "data"))
+
+
+def test_a_firmware_wider_than_the_scope_is_told(
+    tmp_path: Path, make_scope: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R5.8: at every load with both, since a hand at the joystick could go there; `doctor --hardware` calls it a problem."""
+    monkeypatch.setattr(
+        "queuescope.hardware._fit.firmware_limits", lambda mm, axis: (-110.0, 250.0) if axis.name == "z" else None
+    )
+    connect(make_scope(tmp_path), Layout(tmp_path / "data")).close()
+    told = [record.getMessage() for record in caplog.records if "own limits" in record.getMessage()]
+    assert len(told) == 1
+    assert "z: the controller's own limits [-110.0, 250.0] reach beyond the scope's [-50.0, 250.0] um" in told[0]
+
+
+def test_a_holder_narrows_the_limits(tmp_path: Path, make_scope: Callable[..., Any]) -> None:
+    """R5.8: which one is mounted no device tells: a person says so in the scope file; unsaid, the narrowest counts."""
+    narrower = (
+        "kind: stage, limits: [-50, 250], home: 0, reference: none}",
+        "kind: stage, limits: [-50, 250], home: 0, reference: none,"
+        " limits_for: {holder: {chamber: [-50, 200], slide: [-10, 100]}}}",
+    )
+    for number, (holder, highest) in enumerate((("chamber", 200.0), ("slide", 100.0), ("null", 100.0))):
+        folder = tmp_path / str(number)
+        scope = make_scope(folder, scope=[narrower, ("storage:", f"safety: {{holder: {holder}}}\nstorage:")])
+        hardware = connect(scope, Layout(folder / "data"))
+        assert hardware.move({"z": highest}) == {"z": highest}
+        with pytest.raises(LimitError, match=rf"{highest:g}"):
+            hardware.move({"z": highest + 1})
+        hardware.close()

@@ -265,7 +265,7 @@ def test_what_the_hardware_says_is_held_against_the_scope_file() -> None:
     )
     found = {f.what.partition(" ")[0].rstrip(":"): f for f in _doctor_hardware.hardware_findings(scope, bad)}
     assert {name: f.level for name, f in found.items()} == {
-        "z": "warning",
+        "z": "problem",
         "cam_a": "problem",
         "emission": "problem",
         "l488": "problem",

@@ -23,6 +23,7 @@ NEED_HARDWARE = (
     "/api/scope/arm",
     "/api/scope/release",
     "/api/scope/reclaim",
+    "/api/samples",
     "/api/samples/{id}",
 )
 ROLES = ("observer", "agent", "operator", "admin")
@@ -53,6 +54,8 @@ EXPECTED: dict[str, set[str]] = {
     "GET /api/scope/approvals": ALL,
     "HEAD /api/scope/approvals": ALL,
     "POST /api/scope/approvals/{item_uid}": PEOPLE,
+    "GET /api/samples": ALL,
+    "HEAD /api/samples": ALL,
     "POST /api/samples": PEOPLE,
     "GET /api/samples/{id}": ALL,
     "HEAD /api/samples/{id}": ALL,

@@ -108,6 +108,8 @@ def test_a_sample_is_opened_and_closed_by_an_operator(people: Any, hardware: Any
             RecordingPlan(run_uid="by-hand-3", sample_id="another", datasets=(DatasetPlan(name="a", camera="cam_a"),))
         )
     seen = people["agent"].get("/api/samples/by-hand-worm").json()
+    now = people["agent"].get("/api/samples").json()
+    assert (now["sample_id"], now["open"], now["used"]) == ("by-hand-worm", True, seen["dose"])
     assert seen["dose"]["l488"] >= 0.04
     assert seen["dose_by_position"]["head"]["l488"] == seen["dose"]["l488"]
     for role in BELOW:  # neither reset nor closed

@@ -277,6 +277,23 @@ def test_an_agents_plan_starts_when_a_person_approves_it(stack: Any) -> None:
     assert stack.command("approve", "nowhere").returncode == 1
 
 
+def test_a_sample_is_opened_from_the_terminal(stack: Any) -> None:
+    """R5.6: facts, budget and dose over REST; opened before a run, its light counts for it."""
+    opened = stack.command("sample", "worm-9", "--budget", "l488=50", "--strain", "N2", "--refractive-index", "1.34")
+    assert opened.returncode == 0, opened.stderr
+    done = stack.run("snap", "halt.sample-1", camera="cam_a", channels=[{"name": "gfp", "exposure_ms": 20}])
+    assert done["result"]["exit_status"] == "completed"
+    told = json.loads(stack.command("dose", "--json").stdout)
+    assert (told["sample_id"], told["open"], told["budget"]) == ("worm-9", True, {"l488": 50.0})
+    assert told["used"]["l488"] > 0
+    assert stack.command("sample", "--close").returncode == 0
+    shown = stack.command("dose", "worm-9").stdout
+    assert "strain: N2" in shown
+    assert "of 50 % × s" in shown
+    assert stack.command("sample", "--close").returncode == 1
+    assert stack.command("confirm", "z", "--by", "Ada").returncode == 0
+
+
 def test_it_stays_released_over_down_and_up(stack: Any) -> None:
     """R5.7: refused while a plan runs; then queued plans wait, also in the next stack, until it is reclaimed and resumed."""
     item = stack.submit("snap", "halt.release-1", camera="cam_a", n=60, channels=[{"name": "gfp", "exposure_ms": 50}])
