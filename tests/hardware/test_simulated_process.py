@@ -12,6 +12,7 @@ import psutil
 import pymmcore
 import pytest
 
+from queuescope.hardware import DeviceError
 from queuescope.hardware._configuration import find_adapters
 from queuescope.hardware._mmcore import Core
 from queuescope.hardware.simulated import RemoteFirmware, attach, decode
@@ -73,7 +74,7 @@ def test_it_keeps_firing_after_its_client_died_and_is_idled_by_the_next(
 
 
 def test_its_triggers_reach_the_cameras(stand: Any) -> None:
-    """The trigger lines go over the same socket: a frame says which slice it is of."""
+    """The trigger lines go over the same socket: a frame says which slice it is of. A controller that is gone is an error."""
     scope, layout = stand
     layout.create()
     core = Core(find_adapters(scope).folder, layout.logs / "mmcore.log", 10, layout.services)
@@ -94,5 +95,8 @@ def test_its_triggers_reach_the_cameras(stand: Any) -> None:
                 assert stamp is not None
                 slices.append((stamp.side, stamp.slice))
         assert slices == [("B", 0), ("B", 1), ("B", 2)]
+        attach(layout.services).end()
+        with pytest.raises(DeviceError, match="galvo"):
+            core.ask("galvo_b", mm.getGalvoPosition, "Scanner:CD:33")
     finally:
         core.close()
