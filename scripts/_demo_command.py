@@ -72,6 +72,10 @@ def _acquire_and_read_back(layout: Layout) -> dict[str, Any]:
     runtime = running(layout)
     if runtime["scope"] != DEFAULT_SCOPE:
         fail(f"{runtime['scope']} runs on {layout.data}: the demo is for {DEFAULT_SCOPE}, give it another --data")
+    if runtime["tiled"] is None:
+        fail(
+            f"the stack on {layout.data} runs without a catalog, which the demo reads from: queuescope down, then demo"
+        )
     rest = Rest.of(layout, runtime)
     outcome = _plan_commands.submit_and_follow(rest, PLAN, KWARGS, _operation.new_key())
     if not outcome.succeeded or not outcome.run_uids:

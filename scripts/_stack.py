@@ -33,10 +33,11 @@ def _host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def parts(scope: Scope, layout: Layout, ports: Ports) -> list[Part]:
+def parts(scope: Scope, layout: Layout, ports: Ports, catalog: bool = True) -> list[Part]:
     """Every part of this scope's stack, in start order.
 
-    Tiled and the courier come last and run at a lower priority: frames come first.
+    Tiled and the courier come last and run at a lower priority: frames come first. Without ``catalog`` there are none, and
+    documents wait in their logs for a stack that has them.
     """
     environ = {
         SCOPE_ENV: str(scope.path),
@@ -44,6 +45,8 @@ def parts(scope: Scope, layout: Layout, ports: Ports) -> list[Part]:
         "PYTHONUNBUFFERED": "1",
         **ports.environ(),
     }
+    if not catalog:
+        del environ["QUEUESCOPE_SERVICES__TILED"]
 
     def service(name: str, module: str, *, stop_s: float = 5.0, nice: int = 0) -> Service:
         # -P: a file in the working directory must not take the place of an installed module
@@ -98,6 +101,8 @@ def parts(scope: Scope, layout: Layout, ports: Ports) -> list[Part]:
         Part("ready", lambda: _ready(address["http"], key, layout), after=("environment", "http"), deadline_s=30)
     )
 
+    if not catalog:
+        return found
     tiled = service("tiled", "queuescope.tiled_config.tiled_server", nice=3)
     courier = service("courier", "queuescope.tiled_config", nice=3)
     found.append(Part("tiled", _tiled_answers(address["tiled"]), tiled, deadline_s=180, catalog=True))

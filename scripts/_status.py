@@ -79,7 +79,9 @@ def _state(layout: Layout) -> dict[str, Any]:
     return found
 
 
-def _catalog(url: str) -> bool:
+def _catalog(url: str | None) -> bool:
+    if url is None:
+        return False
     try:
         return _probes.http_request(url.removesuffix("/api/v1") + "/healthz", timeout_s=5)[0] == 200
     except NoAnswer:

@@ -17,7 +17,7 @@ from ._runtime import PIDS, QueueserverPids, server_id, write_atomically
 from ._supervisor import Listener, Supervisor
 
 
-def supervise(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool = True) -> int:
+def supervise(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool = True, catalog: bool = True) -> int:
     """Run the stack in this process until SIGTERM or Ctrl-C. Returns the exit code. Call it from the main thread.
 
     Every event goes to ``listener``; a start that fails ends with the event ``error`` and everything stopped again.
@@ -32,7 +32,7 @@ def supervise(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bo
         try:
             _checks.room(scope, layout)
             ports = _checks.ports(scope)
-            parts = _stack.parts(scope, layout, ports)
+            parts = _stack.parts(scope, layout, ports, catalog)
         except StartError as error:
             listener("error", {"message": str(error)})
             return 1
@@ -67,11 +67,14 @@ class _Account:
 
     def __init__(self, scope: Scope, layout: Layout, ports: _checks.Ports, supervisor: Supervisor) -> None:
         addresses = zmq_addresses(scope, layout)
+        urls: dict[str, str | None] = {**_stack.urls(ports)}
+        if all(part.name != "tiled" for part in supervisor.parts):
+            urls["tiled"] = None
         self._scope_file = str(scope.path)
         self._layout = layout
         self._supervisor = supervisor
         self._queueserver = QueueserverPids(addresses["control"])
-        self._head = {**_stack.urls(ports), "zmq": addresses, "scope": scope.name, "server_id": server_id(layout)}
+        self._head = {**urls, "zmq": addresses, "scope": scope.name, "server_id": server_id(layout)}
         self._started_at = time.time()
         self._runtime: Any = None
         self._state: Any = None

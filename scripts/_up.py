@@ -24,8 +24,10 @@ STOP_S = 120.0
 """Longest orderly stop; then the supervisor is killed and its reaper ends the rest."""
 
 
-def start(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool = True) -> float:
+def start(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool = True, catalog: bool = True) -> float:
     """Start a supervisor in the background; return once plans would run and (``wait_catalog``) the catalog answers.
+
+    Without ``catalog`` there is none: neither Tiled nor the courier.
 
     The supervisor is a fork of this process, which must have no other threads: it need not import everything once more.
 
@@ -48,7 +50,7 @@ def start(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool =
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _detached(scope, layout, log, writer, wait_catalog)
+        _detached(scope, layout, log, writer, wait_catalog, catalog)
     os.close(writer)
     error, seconds, done = None, None, False
     try:
@@ -79,7 +81,7 @@ def start(scope: Scope, layout: Layout, listener: Listener, wait_catalog: bool =
     raise StartError(error)
 
 
-def _detached(scope: Scope, layout: Layout, log: Path, events: int, wait_catalog: bool) -> NoReturn:
+def _detached(scope: Scope, layout: Layout, log: Path, events: int, wait_catalog: bool, catalog: bool) -> NoReturn:
     """Become the supervisor: a session of its own, the log in place of the terminal, events as JSON lines to ``events``."""
     code = 1
     try:
@@ -98,7 +100,7 @@ def _detached(scope: Scope, layout: Layout, log: Path, events: int, wait_catalog
             with contextlib.suppress(BrokenPipeError):  # whoever started us has heard enough
                 os.write(events, line.encode() + b"\n")
 
-        code = supervise(scope, layout, tell, wait_catalog)
+        code = supervise(scope, layout, tell, wait_catalog, catalog)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:

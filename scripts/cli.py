@@ -68,6 +68,12 @@ def up(
         bool,
         typer.Option("--no-wait-catalog", help="Return when plans would run; the catalog starts in the background."),
     ] = False,
+    no_catalog: Annotated[
+        bool,
+        typer.Option(
+            "--no-catalog", help="Start neither Tiled nor the courier: runs wait in their logs for the next start."
+        ),
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay here and stop on Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -95,14 +101,14 @@ def up(
             if event == ("ready" if no_wait_catalog else "catalog"):
                 _print_up(layout, ready_after[0], as_json)
 
-        code = supervise(microscope, layout, listener, wait_catalog=not no_wait_catalog)
+        code = supervise(microscope, layout, listener, wait_catalog=not no_wait_catalog, catalog=not no_catalog)
         if errors:
             fail("\n".join(errors), code or 1)
         raise typer.Exit(code)
     from ._up import start
 
     try:
-        seconds = start(microscope, layout, tell, wait_catalog=not no_wait_catalog)
+        seconds = start(microscope, layout, tell, wait_catalog=not no_wait_catalog, catalog=not no_catalog)
     except StartError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -116,7 +122,8 @@ def _print_up(layout: Layout, seconds: float, as_json: bool) -> None:
         print_json({**runtime, "data": str(layout.data), "seconds_to_ready": seconds})
         return
     show.print(f"REST server  {runtime['http']}")
-    show.print(f"catalog      {runtime['tiled'].removesuffix('/api/v1')}/ui")
+    catalog = runtime["tiled"]
+    show.print(f"catalog      {catalog.removesuffix('/api/v1') + '/ui' if catalog else 'none (--no-catalog)'}")
     show.print(f"keys         {escape(str(layout.keys))} (one file a role)")
 
 

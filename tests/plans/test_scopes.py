@@ -104,7 +104,7 @@ def test_the_widefield_demo_goes_up_and_takes_a_stack(another_stack: Any, tmp_pa
     """R3.7 one canonical way to start, whatever the microscope: 'up --scope demo-widefield', then a stack by the command."""
     stack = type(another_stack)(another_stack.data, "demo-widefield")
     try:
-        started = stack.up("--scope", "demo-widefield", "--no-wait-catalog", "--json")
+        started = stack.up("--scope", "demo-widefield", "--no-catalog", "--json")
         assert started.returncode == 0, started.stderr
         assert stack.runtime["scope"] == "demo-widefield"
         words = ("run", "z_stack", "range_um=4", "step_um=2", "channels=[{name: dapi}]", "--json")

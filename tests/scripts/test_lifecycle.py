@@ -78,7 +78,7 @@ def test_an_adapter_that_is_missing_is_named_with_where_it_was_looked_for(anothe
 def test_down_ends_a_running_plan_in_good_order(another_stack: Any) -> None:
     """The run gets its stop document; a data directory with a long path works; the queue is empty at the next start."""
     stack = type(another_stack)(another_stack.data.joinpath(*["a-rather-long-folder-name"] * 8))
-    assert stack.up("--no-wait-catalog").returncode == 0
+    assert stack.up("--no-catalog").returncode == 0
     stack.submit("acquire_volume", "lifecycle-down", slices=300)
     until(lambda: list(stack.layout.volumes.glob("*.frames.jsonl")), "frames arrive")
     stack.release()
@@ -90,7 +90,7 @@ def test_down_ends_a_running_plan_in_good_order(another_stack: Any) -> None:
     last = json.loads(log.read_text().splitlines()[-1])
     assert (last["name"], last["doc"]["exit_status"]) == ("stop", "abort")
 
-    assert stack.up("--no-wait-catalog").returncode == 0
+    assert stack.up("--no-catalog").returncode == 0
     status = stack.manager().status(reload=True)
     assert (status["items_in_queue"], status["queue_autostart_enabled"]) == (0, True)
     stack.down()
@@ -138,7 +138,7 @@ def test_ctrl_c_in_the_foreground_stops_everything(another_stack: Any) -> None:
     """R0.1, R0.7: with MMCore inside the worker, without a hardware process."""
     scope = edited(another_stack.data.parent / "scope", lambda text: text.replace("process: own", "process: worker"))
     command = [sys.executable, "-m", "queuescope.scripts", "up", "--http-port", "0", "--foreground", "--json"]
-    command += ["--no-wait-catalog", "--scope", str(scope)]
+    command += ["--no-catalog", "--scope", str(scope)]
     with subprocess.Popen(
         command, env=another_stack.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as up:

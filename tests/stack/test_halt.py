@@ -62,7 +62,7 @@ def halted_stack(tmp_path_factory: pytest.TempPathFactory, make_stack: Callable[
     """A stack of this module's own, with a door."""
     folder = tmp_path_factory.mktemp("halt")
     found = make_stack(folder / "data", str(with_a_door(folder / "scope")))
-    started = found.up("--no-wait-catalog")
+    started = found.up("--no-catalog")
     assert started.returncode == 0, started.stderr
     yield found
     found.down()
@@ -311,7 +311,7 @@ def test_it_stays_released_over_down_and_up(stack: Any) -> None:
     assert "released by Ada (operator): alignment" in answer["msg"]
     stack.release()
     assert stack.command("down").returncode == 0
-    started = stack.up("--no-wait-catalog")
+    started = stack.up("--no-catalog")
     assert started.returncode == 0, started.stderr
     assert "released by Ada (operator)" in stack.command("ready").stdout
     assert [one["item_uid"] for one in stack.manager().queue_get(reload=True)["items"]] == [waiting]
@@ -344,7 +344,7 @@ def test_a_halted_stack_comes_up_halted(stack: Any) -> None:
     stack.release()
     assert stack.command("down").returncode == 0
     assert LatchFile.halt(stack.layout).exists()
-    started = stack.up("--no-wait-catalog")
+    started = stack.up("--no-catalog")
     assert started.returncode == 0, started.stderr
     assert stack.hardware().safety().halted.reason == "over night"
     assert not stack.manager().status(reload=True)["queue_autostart_enabled"]
@@ -354,7 +354,7 @@ def test_mode_worker_is_halted_through_the_latch(another_stack: Any) -> None:
     """R3.11 in ``process: worker``: during a plan, by the file that the worker looks at; rearmed through the worker."""
     stack = another_stack
     stack.environ["QUEUESCOPE_MICROMANAGER__PROCESS"] = "worker"
-    started = stack.up("--no-wait-catalog")
+    started = stack.up("--no-catalog")
     assert started.returncode == 0, started.stderr
     item = stack.submit("snap", "halt.inside-1", camera="cam_a", n=200, channels=[{"name": "gfp", "exposure_ms": 50}])
     uid = running(stack)

@@ -31,6 +31,16 @@ EDITS = (
 @pytest.fixture
 def frail(another_stack: Any, tmp_path: Path) -> Any:
     """A stack of its own whose cameras can crash and hang."""
+    return frail_stack(another_stack, tmp_path, "--no-catalog")
+
+
+@pytest.fixture
+def frail_with_courier(another_stack: Any, tmp_path: Path) -> Any:
+    """The same, and somebody who closes what nobody writes any more."""
+    return frail_stack(another_stack, tmp_path, "--no-wait-catalog")
+
+
+def frail_stack(another_stack: Any, tmp_path: Path, how: str) -> Any:
     folder = tmp_path / "frail"
     folder.mkdir()
     text = (SCOPES / "demo-dispim" / "scope.yml").read_text(encoding="utf-8")
@@ -43,7 +53,7 @@ def frail(another_stack: Any, tmp_path: Path) -> Any:
     (folder / "mm.cfg").write_text(cfg, encoding="utf-8")
     another_stack.scope = load_scope(folder)
     another_stack.environ["QUEUESCOPE_SCOPE"] = str(another_stack.scope.path)
-    started = another_stack.up("--no-wait-catalog")
+    started = another_stack.up(how)
     assert started.returncode == 0, started.stderr
     return another_stack
 
@@ -199,7 +209,7 @@ def test_a_person_is_asked_before_the_rest_is_loaded(another_stack: Any) -> None
     """R0.3: with `micromanager.restart: ask` the next plan waits with the lights off until somebody rearms, then it runs."""
     stack = another_stack
     stack.environ["QUEUESCOPE_MICROMANAGER__RESTART"] = "ask"
-    started = stack.up("--no-wait-catalog")
+    started = stack.up("--no-catalog")
     assert started.returncode == 0, started.stderr
     first = stack.submit("z_stack", "isolation.ask-1", range_um=100, step_um=0.5, centre_um=100)
     running(stack, frames=3)
@@ -218,10 +228,11 @@ def test_a_person_is_asked_before_the_rest_is_loaded(another_stack: Any) -> None
     assert stack.wait(second)["result"]["exit_status"] == "completed"
 
 
-def test_the_worker_dies_in_a_volume(frail: Any) -> None:
+def test_the_worker_dies_in_a_volume(frail_with_courier: Any) -> None:
     """R3.11, R3.12: nobody steers the volume any more: it ends, lights are off, its files are finished; the run is
     `interrupted`, before and after the courier closed its log, and never runs again by itself.
     """
+    frail = frail_with_courier
     frail.submit("acquire_volume", "isolation.worker-1", slices=190, channels=[{"name": "gfp", "exposure_ms": 50}])
     uid = running(frail, frames=3)
     pids = frail.runtime["pids"]

@@ -20,12 +20,14 @@ def status(stack: Any) -> dict[str, Any]:
 
 
 def test_worker_mode_needs_no_hardware_process(another_stack: Any) -> None:
-    """R0.1 with ``process: worker`` plans run and no extra process or socket exists."""
+    """R0.1 with ``process: worker`` plans run and no extra process or socket exists; no catalog, no address in it."""
     stack = another_stack
     stack.environ["QUEUESCOPE_MICROMANAGER__PROCESS"] = "worker"
-    started = stack.up("--no-wait-catalog")
+    started = stack.up("--no-catalog")
     assert started.returncode == 0, started.stderr
-    assert stack.runtime["pids"]["hardware"] is None
+    assert [name for name, pid in stack.runtime["pids"].items() if pid is None] == ["tiled", "courier", "hardware"]
+    assert stack.runtime["tiled"] is None
+    assert "none (--no-catalog)" in started.stdout
     assert not stack.layout.hardware_socket.exists()
     assert not [p for p in stack.processes() if "queuescope.hardware" in " ".join(p.cmdline())]
 
@@ -33,7 +35,7 @@ def test_worker_mode_needs_no_hardware_process(another_stack: Any) -> None:
     assert item["result"]["exit_status"] == "completed", item["result"]["msg"]
     code, run = stack.get(f"/api/runs/{item['result']['run_uids'][0]}")
     assert (code, run["status"]) == (200, "succeeded")
-    assert [dataset["frames_written"] for dataset in run["datasets"]] == [2, 2]
+    assert [(dataset["frames_written"], dataset["tiled"]) for dataset in run["datasets"]] == [(2, None), (2, None)]
     code, scope = stack.get("/api/scope")
     assert (code, scope["mode"]) == (200, "worker")
     assert stack.get("/api/ready")[0] == 200
