@@ -194,6 +194,14 @@ class Camera(_Device):
     """For `Volume.trigger` tiger_spim."""
 
 
+class MultiCamera(_Device):
+    """Cameras of this scope that expose together: Micro-Manager's `Multi Camera`. Each gets a dataset of its own."""
+
+    kind: Literal["multi_camera"]
+    cameras: Annotated[tuple[Name, ...], Field(min_length=2, max_length=4)]
+    """Names of its physical cameras under devices, in its order (``Physical Camera 1`` …)."""
+
+
 class State(_Device):
     kind: Literal["state"]
     """A device with labelled positions: filter wheel, turret, slider."""
@@ -259,7 +267,7 @@ class Property(_Device):
 
 
 Device = Annotated[
-    Stage | XYStage | Galvo | Camera | State | ConfigGroup | ObjectiveTurret | Temperature | Autofocus | Property,
+    Stage | XYStage | Galvo | Camera | MultiCamera | State | ConfigGroup | ObjectiveTurret | Temperature | Autofocus | Property,
     Field(discriminator="kind"),
 ]
 
@@ -575,6 +583,11 @@ class Scope(_Part):
                 raise ValueError(f"safety.retract_over: {axis!r} is none of the axes {sorted(axes)}")
         self._narrower_limits_agree()
         self._trigger_agrees()
+        for name, multi in self.of_kind("multi_camera").items():
+            cameras = sorted(self.of_kind("camera"))
+            for camera in multi.cameras:
+                if camera not in cameras or multi.cameras.count(camera) > 1:
+                    raise ValueError(f"devices.{name}.cameras: {camera!r} must be one of {cameras}, once")
         focusing = self.of_kind("autofocus")
         if len(focusing) > 1:
             raise ValueError(f"devices: {sorted(focusing)} are autofocuses; Micro-Manager works with one: keep one")
@@ -809,7 +822,8 @@ def _validated(tree: dict[str, Any], path: Path) -> Scope:
 
 
 _TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "config_group", "objective", "temperature", "property"} | {
-    "autofocus"
+    "autofocus",
+    "multi_camera",
 }
 
 

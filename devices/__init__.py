@@ -54,7 +54,7 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
                 devices[name] = AxisPositioner(name=name, hardware=hardware, settings=axes[name], events=events)
             case "xy_stage" | "galvo":
                 devices[name] = AxisPair(name=name, hardware=hardware, axes=axes, events=events)
-            case "camera":
+            case "camera" | "multi_camera":
                 devices[name] = CameraDetector(
                     name=name, hardware=hardware, settings=settings, recordings=recordings, imaging=imaging
                 )

@@ -11,6 +11,7 @@ from ophyd.ophydobj import OphydObject
 from ophyd.status import Status
 
 from ..config import Camera as CameraSettings
+from ..config import MultiCamera as MultiCameraSettings
 from ..hardware import DatasetPlan, DatasetState, FrameSettings, Hardware
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
@@ -35,6 +36,8 @@ class CameraDetector(OphydObject):
     A detector like any other: ``bp.count([cam_a], 3)`` works. Frames are read by run UID, from Tiled or from disk.
     After a pause the RunEngine repeats the messages since the last checkpoint; a frame that was taken but not yet told in
     a document stands, so the sample isn't exposed again.
+
+    A multi-camera is the same with a dataset for each of its cameras, which expose together.
     """
 
     def __init__(
@@ -42,13 +45,15 @@ class CameraDetector(OphydObject):
         *,
         name: str,
         hardware: Hardware,
-        settings: CameraSettings,
+        settings: CameraSettings | MultiCameraSettings,
         recordings: RunRecordings,
         imaging: ImagingConfiguration,
     ) -> None:
         super().__init__(name=name, labels={"cameras"})
         self._hardware, self._imaging = hardware, imaging
         self.settings = settings
+        self.cameras = settings.cameras if isinstance(settings, MultiCameraSettings) else (name,)
+        """Each has a dataset of its own name."""
         self._recordings = recordings
         self._plan = CameraPlan()
         self._lock = threading.Lock()
@@ -56,8 +61,8 @@ class CameraDetector(OphydObject):
 
     def _forget(self) -> None:
         self._recording: str | None = None
-        self._dataset: DatasetState | None = None
-        self._stream: AssetStream | None = None
+        self._datasets: dict[str, DatasetState] = {}
+        self._streams: dict[str, AssetStream] = {}
         self._exposing: Status | None = None
 
     def hardware_restarted(self) -> None:
@@ -79,7 +84,8 @@ class CameraDetector(OphydObject):
 
         def configure() -> None:
             if value.settings.exposure_ms is not None:
-                self._hardware.configure_camera(self.name, exposure_ms=value.settings.exposure_ms)
+                for camera in self.cameras:
+                    self._hardware.configure_camera(camera, exposure_ms=value.settings.exposure_ms)
 
         return in_thread(configure, self)
 
@@ -87,7 +93,7 @@ class CameraDetector(OphydObject):
         with self._lock:
             if self._exposing is not None and not self._exposing.done:
                 return self._exposing
-            if self._stream is not None and self.get_index() > self._stream.told:
+            if any(self._datasets[name].frames_written > stream.told for name, stream in self._streams.items()):
                 return finished(self)
             self._exposing = in_thread(self._take_frame, self)
             return self._exposing
@@ -95,38 +101,45 @@ class CameraDetector(OphydObject):
     def _take_frame(self) -> None:
         plan = self._plan
         if self._recording is None:
-            state = self._recordings.open(
-                DatasetPlan(
-                    name=self.name,
-                    camera=self.name,
-                    frames=plan.frames,
-                    axis=plan.axis,
-                    step_um=plan.step_um,
-                    channel=plan.channel,
+            opened = self._recordings.open(
+                *(
+                    DatasetPlan(
+                        name=camera,
+                        camera=camera,
+                        frames=plan.frames,
+                        axis=plan.axis,
+                        step_um=plan.step_um,
+                        channel=plan.channel,
+                    )
+                    for camera in self.cameras
                 )
             )
-            self._recording, self._dataset = state.recording, state.datasets[self.name]
-            self._stream = self._recordings.asset_stream(self._dataset, plan.frames)
-        state = self._hardware.record_frame(self._recording, {self.name: plan.settings})
-        self._dataset = state.datasets[self.name]
+            self._recording, self._datasets = opened.recording, opened.datasets
+            self._streams = {
+                name: self._recordings.asset_stream(dataset, plan.frames) for name, dataset in opened.datasets.items()
+            }
+        if isinstance(self.settings, MultiCameraSettings):
+            state = self._hardware.record_together(self._recording, self.name, plan.settings)
+        else:
+            state = self._hardware.record_frame(self._recording, {self.name: plan.settings})
+        self._datasets = state.datasets
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
-        if self._stream is None or self._dataset is None:
-            return
-        frames = self._dataset.frames_written
-        yield from self._stream.documents(frames if index is None else min(index, frames))
+        frames = self.get_index()
+        for stream in self._streams.values():
+            yield from stream.documents(frames if index is None else min(index, frames))
 
     def get_index(self) -> int:
-        """Frames on disk."""
-        return 0 if self._dataset is None else self._dataset.frames_written
+        """Frames on disk, of each camera."""
+        return min((dataset.frames_written for dataset in self._datasets.values()), default=0)
 
     def read(self) -> dict[str, dict[str, Any]]:
         return {}  # frames travel as stream documents
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        if self._dataset is None:
+        if not self._datasets:
             raise RuntimeError(f"{self.name}: nothing was recorded in this run yet: trigger it before reading")
-        return {self.name: frame_key(self._dataset, self.settings.label)}
+        return {name: frame_key(d, self._imaging.label(d.camera)) for name, d in self._datasets.items()}
 
     @property
     def hints(self) -> dict[str, list[str]]:
@@ -137,10 +150,13 @@ class CameraDetector(OphydObject):
 
     def read_configuration(self) -> dict[str, dict[str, Any]]:
         """What is needed to take the same image again (`ImagingConfiguration`)."""
-        return self._imaging.reading(self._configuration())
+        return self._imaging.reading({k: v for camera in self.cameras for k, v in self._configuration(camera).items()})
 
     def describe_configuration(self) -> dict[str, dict[str, Any]]:
-        return self._imaging.describe(self.name, self._configuration())
+        described: dict[str, dict[str, Any]] = {}
+        for camera in self.cameras:
+            described |= self._imaging.describe(camera, self._configuration(camera))
+        return described
 
-    def _configuration(self) -> dict[str, Any]:
-        return self._imaging.values(self.name, self._plan.settings, self._plan.channel)
+    def _configuration(self, camera: str) -> dict[str, Any]:
+        return self._imaging.values(camera, self._plan.settings, self._plan.channel)

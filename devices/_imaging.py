@@ -23,6 +23,10 @@ class ImagingConfiguration:
         self._labelled = scope.of_kind("objective", "state", "config_group")
         self._properties = scope.of_kind("property")
 
+    def label(self, camera: str) -> str:
+        """A camera's label in the Micro-Manager configuration."""
+        return str(self._scope.devices[camera].label)
+
     def values(self, camera: str, settings: FrameSettings, channel: str | None) -> dict[str, Any]:
         """Read now; what can't be read raises."""
         state: CameraState = self._hardware.configure_camera(camera)
@@ -53,7 +57,7 @@ class ImagingConfiguration:
 
     def describe(self, camera: str, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Data keys of `values`."""
-        own = f"mm:{self._scope.devices[camera].label}"
+        own = f"mm:{self.label(camera)}"
         described: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
             name = key.removeprefix(f"{camera}_")

@@ -57,9 +57,9 @@ class Progress(WorkStatus):
             except HardwareError:  # the status itself says what is wrong
                 continue
             self._initial = current if self._initial is None else self._initial
-            self._tell(current)
+            self._tell(current, over)
 
-    def _tell(self, current: Any) -> None:
+    def _tell(self, current: Any, over: bool) -> None:
         whole = float(np.linalg.norm(np.subtract(self._target, self._initial)))
         rest = float(np.linalg.norm(np.subtract(self._target, current)))
         told = {
@@ -69,7 +69,7 @@ class Progress(WorkStatus):
             "target": self._target,
             "unit": self._unit,
             "precision": 3,
-            "fraction": 0.0 if whole == 0 else min(rest / whole, 1.0),
+            "fraction": 0.0 if whole == 0 or (over and self.success) else min(rest / whole, 1.0),
             "time_elapsed": time.time() - self._started,
             "time_remaining": None,
         }

@@ -20,6 +20,11 @@ log = logging.getLogger("queuescope.hardware")
 
 LOOK_EVERY_S = 0.2
 
+TEMPERATURE_LOOKS = 5
+"""A temperature is looked at once in so many looks."""
+TEMPERATURE_STEP = 0.05
+"""It is told when it has changed by so many °C."""
+
 ECHOES = 100
 """So many of our own moves may be ahead of the adapter's callbacks about them."""
 
@@ -40,6 +45,10 @@ class Callbacks:
         self._of_group = _of_group(core, self._groups)
         self._regrouped: set[str] = set()
         """Configuration groups one of whose properties changed since their preset was read."""
+        self._temperatures = scope.of_kind("temperature")
+        self._celsius: dict[str, float] = {}
+        """As told last."""
+        self._looks = 0
         self._silent = set(self._by_label.values())
         """Drives whose adapter has told no position yet."""
         self._moved: set[str] = set()
@@ -113,6 +122,7 @@ class Callbacks:
             if not self._events.followed or not self._idle():
                 continue
             self._look_at_groups()
+            self._look_at_temperatures()
             for name in sorted(self._silent | self._moved):
                 self._moved.discard(name)
                 try:
@@ -123,11 +133,25 @@ class Callbacks:
                     if not self._closing.is_set():
                         log.exception("looking at %s failed", name)
 
+    def _look_at_temperatures(self) -> None:
+        """Once a second: they change by themselves, and few adapters tell it."""
+        self._looks += 1
+        for name, part in self._temperatures.items() if self._looks % TEMPERATURE_LOOKS == 1 else ():
+            try:
+                now = self._core.read_number(name, part.label, part.property)
+                if abs(now - self._celsius.get(name, math.inf)) >= TEMPERATURE_STEP:
+                    self._celsius[name] = now
+                    self._events.publish("value", name, now)
+            except HardwareError as error:
+                log.debug("%s", error)
+
     def _look_at_groups(self) -> None:
         for name in sorted(self._regrouped.copy()):
             self._regrouped.discard(name)
             try:
-                self._events.publish("label", name, self._core.ask(name, self._core.mm.getCurrentConfig, self._groups[name]))
+                self._events.publish(
+                    "label", name, self._core.ask(name, self._core.mm.getCurrentConfig, self._groups[name])
+                )
             except HardwareError as error:
                 log.debug("%s", error)
 

@@ -113,6 +113,9 @@ class HardwareCalls(ABC):
     def record_frame(self, recording: str, settings: dict[str, FrameSettings]) -> RecordingState:
         return self._call("record_frame", recording, settings)
 
+    def record_together(self, recording: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
+        return self._call("record_together", recording, multi_camera, settings)
+
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
         return self._call("start_volume", recording, program)
 

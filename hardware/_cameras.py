@@ -248,10 +248,20 @@ class Cameras:
             return next(iter(self._scope.objectives.values())).pixel_um
         return self._cameras[name].pixel_um
 
+    def set_exposure(self, name: str, settings: FrameSettings) -> None:
+        """Set and read back a camera's exposure, where the settings name one."""
+        if settings.exposure_ms is not None:
+            self._set_exposure(name, self.camera(name).label, settings.exposure_ms)
+
     @contextmanager
     def _current(self, name: str, patience_s: float | None = None) -> Iterator[None]:
         """Hold MMCore's one current camera; ``patience_s`` is how long to wait while a frame is taken elsewhere."""
-        label = self.camera(name).label
+        with self.current(name, self.camera(name).label, patience_s):
+            yield
+
+    @contextmanager
+    def current(self, name: str, label: str, patience_s: float | None = None) -> Iterator[None]:
+        """The same for the device with this label, called ``name``: a camera, or a multi-camera."""
         limit = self._exposure_s + (self._core.call_timeout_s if patience_s is None else patience_s)
         if not self._lock.acquire(timeout=limit):
             raise HardwareTimeout(

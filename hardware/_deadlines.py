@@ -56,6 +56,8 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any], axes: Mappin
             return 2 * exposure_s(
                 scope, values["camera"], values["settings"]
             )  # it may wait for a frame of another call
+        case "record_together":
+            return DISK_S + 2 * exposure_s(scope, None, values["settings"])
         case "record_frame":
             return DISK_S + sum(2 * exposure_s(scope, None, s) for s in values["settings"].values())
         case "recording" | "events":

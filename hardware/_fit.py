@@ -20,6 +20,7 @@ TYPES = {
     "xy_stage": ("XYStageDevice",),
     "galvo": ("GalvoDevice",),
     "camera": ("CameraDevice",),
+    "multi_camera": ("CameraDevice",),
     "state": ("StateDevice",),
     "objective": ("StateDevice",),
     "autofocus": ("AutoFocusDevice",),
@@ -136,6 +137,8 @@ class _Fit:
                     f"{device.label!r} is the offset of an autofocus, which moves another stage past its limits: take it"
                     " out, and state `offset` at the autofocus",
                 )
+            if device.kind == "multi_camera" and got == "CameraDevice":
+                yield from self._physical(where, device.label, device.cameras)
             if isinstance(device, Temperature):
                 yield from self._property(f"{where}.property", device.label, device.property, writes=False)
                 if device.setpoint is not None:
@@ -149,6 +152,17 @@ class _Fit:
                         f"{where}.property",
                         f"{device.label}.{device.property} belongs to a light, an axis, the objective or the autofocus: use that",
                     )
+
+    def _physical(self, where: str, label: str, cameras: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        wanted = [self._scope.devices[camera].label for camera in cameras]
+        names = [name for name in self._mm.getDevicePropertyNames(label) if name.startswith("Physical Camera")]
+        found = [text for name in sorted(names) if (text := self._mm.getProperty(label, name)) not in ("", "Undefined")]
+        if found != wanted:
+            yield (
+                f"{where}.cameras",
+                f"the scope says {wanted}, {label} has {found or 'no property Physical Camera 1'}: set its Physical Camera 1 … in"
+                " the configuration (it takes Micro-Manager's adapters only), or list its cameras in that order",
+            )
 
     def _group(self, where: str, group: str) -> Iterator[tuple[str, str]]:
         """A group that plans choose from must not be a way round an axis, a light or the objective."""

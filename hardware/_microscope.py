@@ -76,6 +76,7 @@ from ._surface import (
     RecordingState,
     VolumeProgram,
 )
+from ._together import MultiCameras
 from ._watch import hung
 
 log = logging.getLogger("queuescope.hardware")
@@ -88,7 +89,10 @@ STEP_S = 1.5
 Told = TypeVar("Told", float, str, float | str)
 
 MOVES_OR_SHINES = frozenset(
-    ("move", "select", "focus", "lock_focus", "set_light", "apply_channel", "snap", "record_frame", "start_volume")
+    (
+        *("move", "select", "focus", "lock_focus", "set_light", "apply_channel"),
+        *("snap", "record_frame", "record_together", "start_volume"),
+    )
 )
 
 
@@ -182,7 +186,8 @@ class Microscope:
         self._optics = Optics(self._core, scope, self._axes)
         self._cameras = Cameras(self._core, scope, self._lights, self._optics)
         pace = pace_of(self._core, scope, self._axes, self._cameras, self._lights, self._scanners)
-        self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights, pace)
+        together = MultiCameras(self._core, scope, self._cameras, self._lights)
+        self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights, pace, together)
         self._joysticks = Joysticks(self._core, scope.safety.joysticks, layout.services / "joysticks.json")
         self._events = Events()
         self._callbacks = Callbacks(self._core, scope, self._axes, self._events, lambda: self._recorder.idle)
@@ -489,6 +494,11 @@ class Microscope:
         self._idle("record_frame")
         self._permit_light(*settings.values())
         return self._recorder.record_frame(recording, settings)
+
+    def record_together(self, recording: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
+        self._idle("record_together")
+        self._permit_light(settings)
+        return self._recorder.record_together(recording, multi_camera, settings)
 
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
         self._idle("start_volume")

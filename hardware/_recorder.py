@@ -7,6 +7,7 @@ import math
 import shutil
 import threading
 import uuid
+from collections.abc import Iterator
 
 from ..config import Scope
 from ..layout import Layout
@@ -20,6 +21,7 @@ from ._pace import Pace
 from ._recording import Dataset, Recording
 from ._software_pace import SoftwarePace
 from ._surface import FrameSettings, RecordingPlan, RecordingState, VolumeProgram
+from ._together import MultiCameras
 from ._unfinished import Unfinished
 from ._volume import VolumeRun, check_program
 from ._writer import FrameWriter
@@ -33,7 +35,17 @@ LONGEST_WAIT_S = 30.0
 class Recorder:
     """All recordings of this process."""
 
-    def __init__(self, scope: Scope, layout: Layout, axes: Axes, cameras: Cameras, lights: Lights, pace: Pace) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        layout: Layout,
+        axes: Axes,
+        cameras: Cameras,
+        lights: Lights,
+        pace: Pace,
+        together: MultiCameras,
+    ) -> None:
+        self._together = together
         self._scope, self._axes, self._cameras, self._lights, self._pace = scope, axes, cameras, lights, pace
         self._volumes = layout.root(scope, scope.storage.root, "hardware") / "volumes"
         self._unfinished = Unfinished(layout.services / "unfinished")
@@ -105,15 +117,57 @@ class Recorder:
         for name, one in settings.items():
             dataset = self._dataset(recording, name)
             self._cameras.check(dataset.plan.camera, one)
-            if dataset.room() < 1:
-                raise RecordingError(
-                    f"{name} was planned for {dataset.plan.frames} frames and has them all", **recording.counts()
-                )
+            self._check_room(recording, name)
         self._check_dose(recording, [(recording.datasets[n].plan.camera, one, 1) for n, one in settings.items()])
-        try:
+
+        def take() -> Iterator[tuple[str, Frame, dict[str, float]]]:
             for name, one in settings.items():
                 position, _ = self._axes.read_all()
-                frame = self._cameras.take(recording.datasets[name].plan.camera, one, recording.account)
+                yield name, self._cameras.take(recording.datasets[name].plan.camera, one, recording.account), position
+
+        return self._written(recording, take())
+
+    def record_together(self, identity: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
+        """One exposure of all its cameras, return when all frames are durable; see `Hardware.record_together`."""
+        with self._taking:
+            recording = self._ready(identity)
+            datasets = self._datasets_of(recording, multi_camera)
+            self._together.check(multi_camera, settings)
+            for name in datasets.values():
+                self._check_room(recording, name)
+            self._lights.meter.check(self._together.dose(multi_camera, settings), recording.account)
+
+            def take() -> Iterator[tuple[str, Frame, dict[str, float]]]:
+                position, _ = self._axes.read_all()
+                for camera, frame in self._together.take(multi_camera, settings, recording.account).items():
+                    yield datasets[camera], frame, position
+
+            return self._written(recording, take())
+
+    def _datasets_of(self, recording: Recording, multi_camera: str) -> dict[str, str]:
+        """By camera: the dataset of this recording that its frames go to."""
+        cameras = self._together.of(multi_camera).cameras
+        found = {dataset.plan.camera: name for name, dataset in recording.datasets.items()}
+        if sorted(d.plan.camera for d in recording.datasets.values()) != sorted(cameras):
+            raise ArgumentError(
+                f"{multi_camera} exposes {list(cameras)}, the recording has datasets of {sorted(found)}: open it with one dataset"
+                " for each of them",
+                thing="record_together.recording",
+                value=sorted(found),
+            )
+        return found
+
+    def _check_room(self, recording: Recording, name: str) -> None:
+        dataset = self._dataset(recording, name)
+        if dataset.room() < 1:
+            raise RecordingError(
+                f"{name} was planned for {dataset.plan.frames} frames and has them all", **recording.counts()
+            )
+
+    def _written(self, recording: Recording, frames: Iterator[tuple[str, Frame, dict[str, float]]]) -> RecordingState:
+        """Hand frames to the writer as they are taken, and wait until all are durable."""
+        try:
+            for name, frame, position in frames:
                 self._record(recording, name, frame, position)
         except Exception as error:
             recording.drain(DISK_S)  # frames taken before are good

@@ -340,6 +340,12 @@ class Hardware(Protocol):
         """Take one frame for each dataset named, write it, return when its bytes are on disk."""
         ...
 
+    def record_together(self, recording: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
+        """Expose all cameras of a multi-camera once, write each frame into the dataset of its camera, return when all are on
+        disk. The recording has one dataset for each of them. The light is on once, for the longest exposure.
+        """
+        ...
+
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
         """Start a volume; returns at once. Follow it with `recording`."""
         ...

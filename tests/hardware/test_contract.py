@@ -154,6 +154,7 @@ def test_arguments_of_the_wrong_type_are_refused(
         ("stop_volume", ("nowhere",)),
         ("checksums", ("nowhere", "cam_a")),
         ("record_frame", ("nowhere", {"cam_a": FrameSettings()})),
+        ("record_together", ("nowhere", "both", FrameSettings())),
         ("open_recording", (RecordingPlan(run_uid="12345678", datasets=(DatasetPlan(name="a", camera="nowhere"),)),)),
     ],
 )
