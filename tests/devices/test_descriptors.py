@@ -63,6 +63,7 @@ def test_a_camera_and_a_volume_say_how_their_images_were_taken(tmp_path: Path) -
                 "exposure_ms": 5.0,
                 "binning": 1,
                 "pixel_um": 0.1625,
+                "gain": 0.0,
                 "light": "l488",
                 "power_pct": 0.0,
             }

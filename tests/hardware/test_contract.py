@@ -258,6 +258,7 @@ def test_a_camera_is_configured_and_read_back(hardware: ConnectedHardware, senso
         binning=2,
         roi=(0, 0, sensor, sensor),
         pixel_um=0.65,
+        gain=0.0,
     )
     hardware.select("objective", "Nikon 40X Water 0.8")
     assert hardware.configure_camera("cam_a", binning=1).pixel_um == 0.1625
