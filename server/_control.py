@@ -46,7 +46,7 @@ async def hand_over(context: Context, mode: Mode, reason: str, by: str) -> tuple
 
 
 async def _take(context: Context, before: dict[str, Any], control: Control, problems: list[str]) -> dict[str, Any]:
-    status = await ask(context.control, "status")
+    status = await _settled(context)
     before.setdefault("autostart", bool(status.get("queue_autostart_enabled")))
     before.setdefault("paused", status.get("manager_state") == "executing_queue")
     lock = {
@@ -61,6 +61,16 @@ async def _take(context: Context, before: dict[str, Any], control: Control, prob
     if status.get("manager_state") == "executing_queue":
         await _do(context, "re_pause", {"option": "deferred"}, problems)
     return before
+
+
+async def _settled(context: Context) -> dict[str, Any]:
+    """The queue server's status once it isn't about to start a plan: that plan must be paused, too."""
+    deadline = time.monotonic() + STARTING_S
+    while True:
+        status = await ask(context.control, "status")
+        if status.get("manager_state") != "starting_queue" or time.monotonic() > deadline:
+            return status
+        await asyncio.sleep(0.02)
 
 
 async def _give_back(context: Context, before: dict[str, Any], problems: list[str]) -> None:
@@ -103,6 +113,9 @@ def agents_may(layout: Layout, route: str, payload: Mapping[str, Any]) -> dict[s
 
 
 _QUEUES = frozenset(("/api/queue/item/add", "/api/queue/item/add/batch", "/api/queue/item/update"))
+
+STARTING_S = 2.0
+"""A plan starts faster."""
 
 STOP_QUEUE_S = 120.0
 """How long a queue server that is silent is asked again after a halt."""

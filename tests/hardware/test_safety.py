@@ -477,6 +477,24 @@ def test_light_needs_arming_where_the_scope_asks_for_it(
         hardware.set_light("l488", True)
 
 
+def test_an_interlock_disarms(tmp_path: Path, make_scope: MakeScope) -> None:
+    """R5.4: closed and rearmed, light still waits for an operator who arms."""
+    edits = (SENSOR, safety('{arm: {hours: 2}, interlocks: [{device: door, open: "1", kind: door}]}'))
+    hardware: Any = connect(make_scope(tmp_path, "worker", scope=edits, cfg=(DOOR,)), Layout(tmp_path / "data"))
+    hardware.arm(time.time() + 3600, "operator")
+    assert hardware.set_light("l488", True).on
+    hardware.set_value("handle", "1")
+    until(lambda: hardware.safety().interlock)
+    assert hardware.safety().armed_until is None
+    until(lambda: dark(hardware))
+    hardware.set_value("handle", "0")
+    until(lambda: hardware.safety().interlocks["door"].closed)
+    hardware.rearm("operator")
+    with pytest.raises(DisarmedError):
+        hardware.set_light("l488", True)
+    hardware.close()
+
+
 def test_without_arming_there_is_nothing_to_arm(scope_hardware: Callable[..., ConnectedHardware]) -> None:
     with pytest.raises(NotAllowedError, match="nothing to arm"):
         scope_hardware().arm(time.time() + 10, "operator")

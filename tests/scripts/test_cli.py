@@ -52,7 +52,11 @@ def test_status_tells_processes_memory_readiness_queue_and_catalog(stack: Any) -
 
 
 def test_ready_says_so(stack_no_catalog: Any) -> None:
-    assert facts(stack_no_catalog.command("ready", "--json")) == {"ready": True, "reasons": []}
+    assert facts(stack_no_catalog.command("ready", "--json")) == {
+        "ready": True,
+        "reasons": [],
+        "holds": [],
+    }
 
 
 def test_a_second_up_is_refused_with_the_pid_of_the_first(stack_no_catalog: Any) -> None:
