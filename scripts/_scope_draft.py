@@ -220,10 +220,31 @@ class _Writer:
             device, kind = self._cfg.devices[label], self._kinds[label]
             origin = f"Python, {device.adapter}.{device.name}" if device.python else f"{device.adapter}, {device.name}"
             yield f"  #   {label} ({origin}): {kind}"
+            hint = self._hint(label, kind)
+            if hint:
+                yield f"  #     to use it, add   {hint}"
             if kind == "unknown":
                 self._notes.append(
                     f"{label!r} ({origin}, line {device.line}): its kind could not be told: add it under devices if you need it"
                 )
+
+    def _hint(self, label: str, kind: str) -> str | None:
+        """The entry of what nobody should get unasked: an autofocus moves a stage by itself."""
+        by_label = {label: name for label, (name, _) in self._devices.items()}
+        if kind == "autofocus":
+            stages = [name for name, kind in self._devices.values() if kind == "stage"]
+            axis = "z" if "z" in stages else by_label.get(self._cfg.core("Focus") or "") or "STAGE_THAT_IT_MOVES"
+            return (
+                f"autofocus: {{label: {quoted(label)}, kind: autofocus, axis: {axis}, reach: HOW_FAR_IT_MAY_MOVE_IT}}"
+            )
+        physical = sorted(
+            (n, v) for owner, n, v in self._cfg.properties if owner == label and n.startswith("Physical Camera")
+        )
+        cameras = [by_label[value] for _, value in physical if value in by_label]
+        if len(cameras) >= 2:
+            name = slug(label, "cameras")
+            return f"{name}: {{label: {quoted(label)}, kind: multi_camera, cameras: [{', '.join(cameras)}]}}"
+        return None
 
     # ------------------------------------------------------------------ channels
 

@@ -271,3 +271,17 @@ def test_an_adapter_that_crashes_costs_only_the_asking(tmp_path: Path, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(folder))
     with pytest.raises(AskError, match="crashed \\(signal 11\\)"):
         ask_mmcore(CFGS["demo-widefield"], None, load=False)
+
+
+def test_what_acts_by_itself_is_offered_not_taken(tmp_path: Path) -> None:
+    """R3.8: an autofocus and cameras that expose together stand there as a comment, ready to be taken out of it."""
+    told = {}
+    for name, path in {
+        "standard": CFGS["standard"],
+        "two": Path(__file__).parents[1] / "scopes/two-cameras/mm.cfg",
+    }.items():
+        assert init(str(path), "--output", str(tmp_path / f"{name}.yml")).exit_code == 0
+        told[name] = (tmp_path / f"{name}.yml").read_text()
+    assert not any("autofocus" in line for line in told["standard"].splitlines() if not line.lstrip().startswith("#"))
+    assert "autofocus: {label: Autofocus, kind: autofocus, axis: z, reach: HOW_FAR_IT_MAY_MOVE_IT}" in told["standard"]
+    assert "both: {label: Both, kind: multi_camera, cameras: [camera_1, camera_2]}" in told["two"]
