@@ -174,7 +174,7 @@ def attach_or_start(folder: Path) -> RemoteFirmware:
     state_file(folder).unlink(missing_ok=True)
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(state_file(folder))],
+        [sys.executable, "-P", "-m", __name__, str(state_file(folder))],
         stdin=quiet,
         stdout=quiet,
         stderr=quiet,
