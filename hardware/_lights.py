@@ -291,6 +291,10 @@ class Lights(LightControls):
         self._switch(name, self._lights[name].gate, True)
         self._still_permitted(name)
 
+    def permit(self) -> None:
+        """Raises `HaltedError`, `InterlockError` or `DisarmedError` while no light may be on."""
+        self._permit()
+
     def _still_permitted(self, name: str) -> None:
         """A halt may have switched the light off before it was on: then off again."""
         try:

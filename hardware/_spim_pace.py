@@ -276,7 +276,9 @@ class SpimPace:
             try:
                 self._axes.permit()
                 self._core.ask(scanner, self._core.mm.setProperty, scanner, STATE, "Running")
-                self._axes.permit()  # a halt meanwhile may have idled it before it ran
+                self._axes.permit()  # a halt or an interlock meanwhile may have idled it before it ran
+                if run.program.views[0].settings.light is not None:
+                    self._lights.permit()
                 limit_s = 2 * programme.lasts_s + self._core.call_timeout_s
                 patience_s = programme.timing.period_ms / 1000
                 whole = collector.collect(lambda: self._ended(scanner), patience_s, limit_s)

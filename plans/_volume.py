@@ -114,6 +114,7 @@ def acquire_volume(scope: Scope) -> Template | None:
             yield from bps.prepare(volume, VolumePlan(program, datasets), wait=True)
             yield from bps.declare_stream(volume, name="primary", collect=True)
             yield from bpp.finalize_wrapper(slices(), end_of_slices)
+            yield from bps.checkpoint()  # a pause that was asked for meanwhile takes effect at the volume's end
             frames = volume.get_index()
             yield from bps.close_run()
             return {"run_uid": run_uid, "datasets": dict.fromkeys(cameras, frames)}

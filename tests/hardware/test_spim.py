@@ -20,6 +20,7 @@ from queuescope.hardware import (
     DoseError,
     FrameSettings,
     HaltedError,
+    InterlockError,
     LimitError,
     RecordingError,
     RecordingState,
@@ -253,6 +254,35 @@ def test_a_halt_idles_every_scanner(
     tiger.rearm("ana")
     assert tiger.light("l488").emission is False
     tiger.close_recording(state.recording)
+
+
+def test_an_open_door_idles_the_controller(
+    tmp_path: Path, make_scope: Callable[..., Scope], view: Any, new_plan: Any, follow: Any
+) -> None:
+    """R5.3: lights first, and the light that the controller pulses is one; the volume says which interlock it was."""
+    door = '  door: {label: Door, kind: property, property: State, choices: ["0", "1"]}\n  laser_line:'
+    interlock = 'safety: {interlocks: [{device: door, open: "1", kind: door}]}\nstorage:'
+    cfg = [
+        (
+            "Device,LaserLine,DemoCamera,DStateDevice",
+            "Device,LaserLine,DemoCamera,DStateDevice\nDevice,Door,DemoCamera,DShutter",
+        )
+    ]
+    scope = tiger_scope(make_scope, tmp_path, scope=[("  laser_line:", door), ("storage:", interlock)], cfg=cfg)
+    hardware = connect(scope, Layout(tmp_path / "data"))
+    try:
+        state = hardware.open_recording(new_plan(*datasets("cam_a", "cam_b", frames=LONG)))
+        state = wait_frames(hardware, hardware.start_volume(state.recording, both(view, LONG)))
+        core(hardware).mm.setProperty("Door", "State", "1")
+        state = follow(hardware, state)
+        assert "interlock door" in state.error
+        status = core(hardware).mm.device("TigerCommHub").controller.status()
+        assert (status["state"], status["laser_on"]) == ("Idle", [])
+        assert hardware.light("l488").emission is False
+        with pytest.raises(InterlockError):
+            hardware.start_volume(state.recording, both(view, 2))
+    finally:
+        hardware.close()
 
 
 def test_while_it_runs_everything_can_be_read_and_nothing_moved(

@@ -57,6 +57,14 @@ def test_good_parameters_pass(name: str) -> None:
             "slices",
             "galvo_a.y",
         ),
+        (
+            "acquire_volume",
+            {"sheet_width_deg": 9.0, "sheet_offset_deg": 1.0, "centre_piezo_um": 0.0},
+            "slices",
+            "[-3.5, 5.5]",
+        ),
+        ("acquire_volume", {"sheet_width_deg": -1.0}, "sheet_width_deg", "0"),
+        ("acquire_volume", {"order": "slice"}, "order", "volume"),
         ("acquire_volume", {"wobble": 1}, "wobble", "not permitted"),
     ],
 )
@@ -66,6 +74,26 @@ def test_a_refusal_names_the_field_and_the_limit(name: str, kwargs: dict[str, An
         TEMPLATES[name].check(kwargs)
     assert refused.value.problems[0].loc == loc
     assert limit in str(refused.value)
+
+
+def test_in_software_time_the_sheet_has_no_width() -> None:
+    """Issue 3, item 4: a parameter that would have no effect is refused and says what it needs; both orders are offered."""
+    template = templates(load_scope("demo-dispim", environ={"QUEUESCOPE_VOLUME__TRIGGER": "software"}))[
+        "acquire_volume"
+    ]
+    with pytest.raises(ParameterError, match=r"sheet_width_deg: nothing sweeps .* pace volumes with tiger_spim"):
+        template.check({"sheet_width_deg": 1.0})
+    for order in ("slice", "volume"):
+        template.check({"order": order, "sheet_offset_deg": 0.5})
+
+
+def test_an_estimate_knows_the_controllers_timing() -> None:
+    """Two sides of 20 slices at 10 ms of light, 10 ms reset and readout: 30.25 ms each, and 20 ms before each side."""
+    parameters = TEMPLATES["acquire_volume"].check({"slices": 20, "channels": [{"name": "gfp"}]})
+    found = TEMPLATES["acquire_volume"].estimate(parameters, SCOPE)
+    assert found.seconds == pytest.approx(1 + 2 * (0.02 + 20 * 0.03025))
+    assert found.frames == {"cam_a": 20, "cam_b": 20}
+    assert found.dose == {"l488": pytest.approx(40 * 0.01 * 2)}
 
 
 @settings(deadline=None, max_examples=60)
