@@ -316,18 +316,25 @@ class ScopeManager(RunEngineManager):
 
     async def _start_plan(self) -> Any:
         """Start the queue, unless everything in it waits for a person."""
-        hold = await self._plan_queue.bring_to_front()
-        if hold is not None:
-            return False, f"every plan in the queue waits: {hold.detail}: {hold.needs}"
-        return await super()._start_plan()
+        why = await self._nothing_may_start()
+        return (False, why) if why is not None else await super()._start_plan()
+
+    async def _nothing_may_start(self) -> str | None:
+        """Why no plan in the queue may start now; None where the one at its front may. Never raises: autostart would end."""
+        try:
+            hold = await self._plan_queue.bring_to_front()
+        except Exception as error:
+            logger.exception("the queue could not be looked through")
+            return f"no plan starts, since the queue could not be looked through: {_text(error)}"
+        return None if hold is None else f"every plan in the queue waits: {hold.detail}: {hold.needs}"
 
     async def _start_plan_task(self, stop_queue: bool = False, **more: Any) -> Any:
         """After a plan the next one that may start; the queue is idle, and autostart stays as it is, where none may."""
         if not stop_queue and not more.get("single_item") and not self.queue_stop_pending:
-            hold = await self._plan_queue.bring_to_front()
-            if hold is not None:
+            why = await self._nothing_may_start()
+            if why is not None:
                 self._loop.create_task(self._set_manager_state(MState.IDLE))
-                return False, f"every plan in the queue waits: {hold.detail}"
+                return False, why
         return await super()._start_plan_task(stop_queue=stop_queue, **more)
 
     def _prepare_item(self, *, item: dict[str, Any], item_type: str, user_group: str, **more: Any) -> Any:

@@ -174,7 +174,7 @@ def test_callbacks_cross_the_boundary_once(calling: ConnectedHardware) -> None:
 
 
 def test_a_silent_axis_is_looked_at(local: Any) -> None:
-    """R0.6: where the adapter tells nothing (a joystick moved it), a move shows within half a second."""
+    """R0.6, R5.7: where the adapter tells nothing (a joystick moved it), a move shows within half a second."""
     seen = local.events().cursor
     core = local._microscope._core.mm
     core.setGalvoPosition("Scanner:AB:33", 1.25, 0.0)

@@ -64,3 +64,21 @@ def test_a_ledger_of_another_version_is_refused_and_left_alone(tmp_path: Path) -
     with pytest.raises(RuntimeError, match="schema 99"):
         Ledger(path)
     assert path.read_bytes() == before
+
+
+def test_a_file_of_the_version_before_is_carried_over(tmp_path: Path) -> None:
+    """R1.9: with what it holds; approvals and samples are added to it."""
+    from queuescope.ledger import Samples
+    from queuescope.ledger._ledger import _FIRST
+
+    with sqlite3.connect(tmp_path / "ledger.db") as old:
+        old.executescript(_FIRST)
+        old.execute("PRAGMA user_version = 1")
+        old.execute("INSERT INTO counters VALUES ('scan_id', 41)")
+    old.close()
+    ledger = Ledger(tmp_path / "ledger.db")
+    assert ledger.next_scan_id() == 42
+    Samples(ledger).opened("worm", {"strain": "N2"}, "Ada")
+    record = Samples(Ledger(tmp_path / "ledger.db")).get("worm")
+    assert record is not None
+    assert (record.facts, record.opened_by, record.closed_at) == ({"strain": "N2"}, "Ada", None)

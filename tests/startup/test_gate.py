@@ -1,0 +1,148 @@
+"""What people hold back doesn't start: R5.2, R5.5, R5.7, without a queue server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queuescope.config import Agents, load_scope
+from queuescope.hardware import Latch, LatchFile
+from queuescope.layout import Layout
+from queuescope.ledger import ApprovalError, Approvals, Control, Ledger, write_control
+from queuescope.startup._gate import Gate
+from queuescope.startup._queueserver import KeyedPlanQueue, ScopeManager
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout(tmp_path / "data")
+    made.create()
+    return made
+
+
+@pytest.fixture
+def gate(layout: Layout) -> Callable[[str], Gate]:
+    """``gate(rule)``: a gate with this rule for agents."""
+    return lambda rule: Gate(load_scope("demo-dispim", environ={"QUEUESCOPE_AGENTS__APPROVAL": rule}), layout)
+
+
+def item(
+    uid: str, group: str = "agent", name: str = "snap", sample: str | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    meta = {"op_key": f"gate.{uid}", "sample_id": sample}
+    return {"item_type": "plan", "item_uid": uid, "name": name, "kwargs": kwargs, "meta": meta, "user_group": group}
+
+
+def decide(layout: Layout, one: dict[str, Any], approved: bool) -> None:
+    approvals = Approvals(Ledger(layout.ledger_db))
+    approvals.decide(approvals.asked(one), approved, "Ada", "a look")
+
+
+def test_a_rule_is_for_agents_or_for_each_role() -> None:
+    """R5.5: one word means agents; the owner of the machine is an operator."""
+    word, table = Agents(approval="all"), Agents(approval={"agent": "first_of_kind", "operator": "all"})
+    assert [word.approval_of(role) for role in ("agent", "operator", "primary", "admin")] == [
+        "all",
+        "none",
+        "none",
+        "none",
+    ]
+    assert [table.approval_of(role) for role in ("agent", "operator", "primary", "admin")] == [
+        "first_of_kind",
+        "all",
+        "all",
+        "none",
+    ]
+
+
+def test_every_plan_waits_for_its_own_approval(gate: Callable[[str], Gate], layout: Layout) -> None:
+    """R5.5: until it is given; the worker's gate refuses what came another way; `read_state` and people's plans need none."""
+    asked = gate("all")
+    first, second = item("1"), item("2")
+    hold = asked.hold(first)
+    assert hold is not None
+    assert (hold.reason, hold.needs) == ("approval", "queuescope approve 1")
+    assert hold.since == pytest.approx(time.time(), abs=60)
+    with pytest.raises(ApprovalError, match="needs a person's approval"):
+        asked.require(first)
+    decide(layout, first, True)
+    assert asked.hold(first) is None
+    asked.require(first)
+    assert asked.hold(second) is not None
+    assert asked.hold(item("3", name="read_state")) is None
+    assert asked.hold(item("4", group="operator")) is None
+    assert gate("none").hold(second) is None
+
+
+def test_an_item_that_was_edited_waits_again(gate: Callable[[str], Gate], layout: Layout) -> None:
+    """R5.5: the approval is for the plan as it was shown."""
+    asked = gate("all")
+    decide(layout, item("1", n=1), True)
+    assert asked.hold(item("1", n=1)) is None
+    for edited in (item("1", n=2), item("1", n=1, sample="worm"), item("1", name="z_stack", n=1)):
+        assert asked.hold(edited) is not None, edited
+
+
+def test_the_first_of_a_kind_opens_the_way_for_its_kind(gate: Callable[[str], Gate], layout: Layout) -> None:
+    """R5.5: the same plan on the same sample, whatever its parameters; a refused one opens nothing."""
+    asked = gate("first_of_kind")
+    decide(layout, item("0", n=1), False)
+    assert asked.hold(item("1", n=1)) is not None
+    decide(layout, item("1", n=1), True)
+    assert asked.hold(item("2", n=7)) is None
+    assert asked.hold(item("3", sample="worm")) is not None
+    assert asked.hold(item("4", name="z_stack")) is not None
+    assert asked.refusal(item("0", n=1)) == "ApprovalError: snap was refused by Ada: a look"
+
+
+def test_a_refused_one_is_recorded_as_failed_once(gate: Callable[[str], Gate], layout: Layout) -> None:
+    """R5.5: in the ledger, under its key."""
+    asked, refused = gate("all"), item("1")
+    decide(layout, refused, False)
+    assert asked.hold(refused) is None, "it doesn't wait any more"
+    with pytest.raises(ApprovalError, match="refused by Ada: a look"):
+        asked.require(refused)
+    for _ in range(2):
+        asked.record_refused(refused, str(asked.refusal(refused)))
+    execution = Ledger(layout.ledger_db).by_key("gate.1")
+    assert execution is not None
+    assert (execution.state, execution.error) == ("failed", "ApprovalError: snap was refused by Ada: a look")
+
+
+def test_agents_wait_for_a_person_and_everybody_for_a_release(gate: Callable[[str], Gate], layout: Layout) -> None:
+    """R5.2, R5.7: the holder's own plans run; while another program has the devices nobody's do."""
+    asked = gate("none")
+    control = Control(mode="person", by="Ada (operator)", reason="focusing", since=5.0)
+    write_control(layout, control, {})
+    hold = asked.hold(item("1"))
+    assert hold is not None
+    assert (hold.reason, hold.since) == ("person", 5.0)
+    assert asked.hold(item("2", name="read_state")) is None
+    assert asked.hold(item("3", group="primary")) is None
+    LatchFile.released(layout).write(Latch(by="Ada", reason="alignment", at=7.0))
+    for one in (item("1"), item("3", group="primary"), item("4", name="read_state")):
+        hold = asked.hold(one)
+        assert hold is not None
+        assert (hold.reason, hold.since, hold.needs) == ("released", 7.0, "queuescope reclaim")
+
+
+def test_a_queue_that_cannot_be_read_starts_nothing_and_keeps_autostart() -> None:
+    """R5.5: fail closed; an error here would end queueserver's autostart for good."""
+
+    class Broken(KeyedPlanQueue):
+        def __init__(self) -> None:
+            pass
+
+        async def get_queue(self) -> Any:
+            raise OSError("the ledger is on a full disk")
+
+    manager = ScopeManager.__new__(ScopeManager)
+    manager._plan_queue = Broken()
+    success, message = asyncio.run(manager._start_plan())
+    assert not success
+    assert "could not be looked through: OSError: the ledger is on a full disk" in message
