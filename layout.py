@@ -142,6 +142,16 @@ def resolve_uri(layout: Layout, scope: Scope, uri: str, view: str) -> Path:
     return path
 
 
+def shared_folders(scope: Scope, layout: Layout, root: str, view: str) -> list[Path]:
+    """The folders of a storage root whose files may be runs: all of it, or ``volumes`` and ``results`` where the root holds the
+    data directory, with keys and databases in it.
+    """
+    folder = layout.root(scope, root, view)
+    if layout.data.is_relative_to(folder):
+        return [folder / "volumes", folder / "results"]
+    return [folder]
+
+
 def process_arguments(description: str) -> tuple[Scope, Layout]:
     """Scope and data directory of a service started by hand: ``--scope NAME|PATH --data DIR``, else the environment.
 

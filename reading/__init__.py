@@ -14,13 +14,14 @@ from ._preview import (
     preview_of,
     render,
 )
-from ._run_log import RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
+from ._run_log import RUN_UID, RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
 from ._volume import FrameError, Stack, Volume, VolumeError
 
 __all__ = [
     "LARGEST_SCALE",
     "LONGEST_PROJECTION_BYTES",
     "PERCENTILES",
+    "RUN_UID",
     "FrameError",
     "Preview",
     "PreviewTooLarge",

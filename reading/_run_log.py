@@ -41,6 +41,8 @@ class RunDataset:
     """Its data key in the descriptor."""
     planned: int | None = None
     """Frames that the plan asked for."""
+    registered: bool = False
+    """It was there before the run: nobody counted its frames or made checksums of them."""
 
     def path(self, layout: Layout, scope: Scope, view: str) -> Path | None:
         """Where ``hardware``, ``tiled`` or ``clients`` see it; None outside the storage roots, or under one that is gone."""
@@ -100,12 +102,14 @@ class RunLog:
     def datasets(self) -> dict[str, RunDataset]:
         """The arrays that documents tell of, by name, in their order."""
         found = {}
+        registered = bool((self.start or {}).get("registered"))
         for name, resource in self._resources.items():
             stream, described = self._data_keys.get(name, ("primary", {}))
             parameters = resource.get("parameters", {})
             uri = parameters.get("uri_client", resource.get("uri", ""))
             recorded = resource.get("uri")
-            found[name] = RunDataset(name, stream, uri, recorded, described, parameters.get("frames_planned"))
+            planned = parameters.get("frames_planned")
+            found[name] = RunDataset(name, stream, uri, recorded, described, planned, registered)
         return found
 
     def untold(self, scope: Scope) -> dict[str, RunDataset]:

@@ -13,6 +13,7 @@ import numpy as np
 from ..reading import Volume
 from ._export import ExportError, Format, Source
 
+_AXES = {"t": {"type": "time"}, "c": {"type": "channel"}, **{name: {"type": "space"} for name in "zyx"}}
 CLASSIC_TIFF_BYTES = 2**32 - 2**25
 """Beyond it a TIFF needs 64-bit offsets."""
 
@@ -195,8 +196,14 @@ def _tiff_frames(path: Path) -> Iterator[Iterator[np.ndarray]]:
 
 
 def _group(source: Source) -> dict[str, Any]:
-    content = json.loads((source.volume.path / "zarr.json").read_text(encoding="utf-8"))
-    return dict(content)
+    """The original's group; one that tells the axes where that was only an array."""
+    if source.volume.ome:
+        return dict(json.loads((source.volume.path / "zarr.json").read_text(encoding="utf-8")))
+    axes = [{"name": name, **_AXES.get(name, {})} for name in source.volume.axes]
+    same = [{"type": "scale", "scale": [1.0] * len(axes)}]
+    image = {"name": source.dataset.name, "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": same}]}
+    ome = {"version": "0.5", "multiscales": [image]}
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
 
 
 def _raw_array(source: Source) -> dict[str, Any]:

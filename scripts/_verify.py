@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ class DatasetCheck:
     path: str | None
     frames: int = 0
     """That count, and were read."""
+    compared: bool = True
+    """False for a registered file: no checksum was made when it was taken; that its frames can be read is all that is known."""
     bytes: int = 0
     bad: list[int] = field(default_factory=list)
     """Indices of frames that are missing, damaged or different."""
@@ -92,22 +95,26 @@ def _dataset(scope: Scope, layout: Layout, dataset: RunDataset, counted: int | N
         return check
     try:
         volume = Volume(path)
-        lines = volume.lines()
+        lines = [{"index": n} for n in range(volume.frames)] if dataset.registered else volume.lines()
     except VolumeError as error:
         check.problems.append(str(error))
         return check
-    check.frames, check.bytes = len(lines), len(lines) * volume.frame_bytes
+    check.frames, check.bytes, check.compared = len(lines), len(lines) * volume.frame_bytes, not dataset.registered
     if counted is not None and counted != len(lines):
         check.problems.append(f"the stop document counts {counted} frames, {volume.frame_list.name} has {len(lines)}")
-    if counted is not None and volume.shape[0] != len(lines):
+    if counted is not None and math.prod(volume.shape[:-2]) != len(lines):
         check.problems.append(f"its metadata say {volume.shape[0]} frames, {volume.frame_list.name} has {len(lines)}")
-    for index, wrong in sorted(_compare(volume, lines, lambda done: tell(dataset.name, done, len(lines)))):
+    for index, wrong in sorted(
+        _compare(volume, lines, check.compared, lambda done: tell(dataset.name, done, len(lines)))
+    ):
         check.bad.append(index)
         check.problems.append(wrong)
     return check
 
 
-def _compare(volume: Volume, lines: list[dict[str, Any]], tell: Callable[[int], None]) -> list[tuple[int, str]]:
+def _compare(
+    volume: Volume, lines: list[dict[str, Any]], compared: bool, tell: Callable[[int], None]
+) -> list[tuple[int, str]]:
     """Frames that differ or can't be read."""
     found: list[tuple[int, str]] = []
     waiting: Iterator[dict[str, Any]] = iter(lines)
@@ -122,7 +129,7 @@ def _compare(volume: Volume, lines: list[dict[str, Any]], tell: Callable[[int], 
                 line = next(waiting, None)
             if line is None:
                 return
-            wrong = _wrong(volume, line, frame)
+            wrong = _wrong(volume, line, frame, compared)
             with lock:
                 done += 1
                 if wrong is not None:
@@ -137,7 +144,7 @@ def _compare(volume: Volume, lines: list[dict[str, Any]], tell: Callable[[int], 
     return found
 
 
-def _wrong(volume: Volume, line: dict[str, Any], frame: np.ndarray) -> str | None:
+def _wrong(volume: Volume, line: dict[str, Any], frame: np.ndarray, compared: bool) -> str | None:
     index = line["index"]
     try:
         volume.frame(index, frame, from_disk=True)
@@ -146,7 +153,9 @@ def _wrong(volume: Volume, line: dict[str, Any], frame: np.ndarray) -> str | Non
         return str(error)
     except Exception as error:  # a frame that was not compared is not a good one
         return f"{volume.path.name}: frame {index} could not be compared: {error}"
-    if found != taken:
+    if taken is None and compared:
+        return f"{volume.path.name}: frame {index} has no checksum in {volume.frame_list.name}"
+    if compared and found != taken:
         return f"{volume.path.name}: frame {index} has checksum {found} on disk, {taken} was taken at the camera"
     return None
 

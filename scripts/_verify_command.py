@@ -86,7 +86,8 @@ def _print(check: RunCheck) -> None:
         show.print(f"  {escape(problem)}")
     for dataset in check.datasets:
         good = dataset.frames - len(dataset.bad)
-        show.print(f"  {dataset.name}: {good} of {dataset.frames} frames good, {dataset.bytes / 1e9:.3f} GB")
+        words = "good" if dataset.compared else "readable (registered: no checksums to compare with)"
+        show.print(f"  {dataset.name}: {good} of {dataset.frames} frames {words}, {dataset.bytes / 1e9:.3f} GB")
         for problem in dataset.problems:
             show.print(f"    [red]{escape(problem)}[/]")
 

@@ -26,6 +26,7 @@ _TABLE = {
     "GET,HEAD /api/ready": READERS,
     "GET,HEAD /api/runs/{uid}": READERS,
     "GET,HEAD /api/runs/{uid}/image.png": READERS,
+    "POST /api/runs/register": ADMINS,
     "GET,HEAD /api/scope": READERS,
     "POST /api/scope/halt": READERS,
     "POST /api/scope/rearm": OPERATORS,

@@ -6,12 +6,14 @@ are read; a last line without its newline is not yet written.
 
 from __future__ import annotations
 
+import math
 import re
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ..config import Scope
 from ..layout import Layout, frames_on_disk
-from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
+from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError, check_uid
 from ._models import Dataset, Run
 from ._problems import Problem
 
@@ -88,16 +90,28 @@ def _is_held(file: BinaryIO) -> bool:
 def _dataset(scope: Scope, layout: Layout, uid: str, found: RunDataset, writing: bool, tiled: str | None) -> Dataset:
     volume = found.path(layout, scope, "tiled")  # Tiled runs on this machine
     clients = found.path(layout, scope, "clients")
-    written = None if volume is None else frames_on_disk(volume)
+    written = None if volume is None else _written(volume, found)
+    *counting, height, width = found.described.get("shape") or (None, None)
+    rows = written if written is None else written // max(1, math.prod(counting))
     return Dataset(
         name=found.name,
         uri=found.uri,
         path=None if clients is None else str(clients),
-        shape=[found.planned if writing else written, *found.described.get("shape", [])[-2:]],
+        shape=[found.planned if writing else rows, *counting, height, width],
         dtype=_dtype_name(found.described.get("dtype_numpy", "")),
         frames_written=written,
         tiled=f"{tiled}/metadata/{uid}/{found.stream}/{found.name}" if tiled else None,
     )
+
+
+def _written(volume: Path, found: RunDataset) -> int | None:
+    """Frames on disk. A file that was registered has no frame list: all of it is there, where it is there."""
+    if not found.registered:
+        return frames_on_disk(volume)
+    try:
+        return Volume(volume).frames
+    except VolumeError:
+        return None
 
 
 def _text(value: Any) -> str | None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import yaml
 
 from ..config import Scope
-from ..layout import ROLES, Layout
+from ..layout import ROLES, Layout, shared_folders
 from ._logging import log_config
 
 READ_SCOPES = ["read:metadata", "read:data"]
@@ -82,8 +82,8 @@ def prepare(scope: Scope, layout: Layout) -> Path:
 
 
 def volume_folders(scope: Scope, layout: Layout) -> list[Path]:
-    """The folders Tiled may read, as Tiled sees them: the volumes of every storage root."""
-    return [layout.root(scope, root, "tiled") / "volumes" for root in scope.storage.roots]
+    """The folders Tiled may read, as Tiled sees them: where the files of runs are."""
+    return [folder for root in scope.storage.roots for folder in shared_folders(scope, layout, root, "tiled")]
 
 
 def _configuration(scope: Scope, layout: Layout, tables: Path, arrays: Path, keys: Path) -> dict[str, Any]:

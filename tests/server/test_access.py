@@ -42,6 +42,7 @@ EXPECTED: dict[str, set[str]] = {
     "HEAD /api/runs/{uid}": ALL,
     "GET /api/runs/{uid}/image.png": ALL,
     "HEAD /api/runs/{uid}/image.png": ALL,
+    "POST /api/runs/register": ADMIN,
     "GET /api/scope": ALL,
     "HEAD /api/scope": ALL,
     "POST /api/scope/halt": ALL,

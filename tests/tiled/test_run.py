@@ -260,3 +260,24 @@ def test_the_card_comes_even_where_a_frame_is_lost(stand: Any, run: Any, opened:
     source = opened(stand.layout.data)[run.uid]._repr_html_()
     assert "frame 2 is missing" in source
     assert source.count("data:image/png;base64,") == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 24), (2, 3, 8, 10)], ids=["three axes", "four axes"])
+def test_a_registered_file_is_read_by_uid_like_any_run(stand: Any, opened: Open, shape: tuple[int, ...]) -> None:
+    """R3.3 an external file by UID: in the catalog, from disk and through Tiled."""
+    import zarr
+
+    from queuescope.server._register import Register, register
+
+    pixels = np.random.default_rng(1).integers(0, 60000, shape, dtype="<u2")
+    relative = f"results/{len(shape)}.ome.zarr"
+    chunks = (1,) * (len(shape) - 2) + shape[-2:]
+    zarr.create_array(stand.layout.data / relative / "0", data=pixels, chunks=chunks, compressors=None)
+    asked = Register(uri=f"data://DATA/{relative}", dataset="labels")
+    uid, _ = register(stand.scope, stand.layout, asked, "admin")
+    stand.courier.wait_for(f"run {uid} delivered")
+    found = opened(stand.layout.data)[uid]
+    assert found.path() == stand.layout.data / relative
+    np.testing.assert_array_equal(found.frames("labels").compute(), pixels)
+    np.testing.assert_array_equal(found["primary"]["labels"].read(), pixels)
+    assert "register" in found._repr_html_()

@@ -1,4 +1,4 @@
-"""The route of pictures. Importing this adds it to `router`."""
+"""Routes of runs: pictures, and registering. Importing this adds them to `router`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from functools import partial
 from typing import Annotated, Literal
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
 
+from ._guard import CALLER
 from ._image import LARGEST_SCALE, read_image
+from ._models import Run
 from ._people_routes import router
+from ._register import Register, register
 from ._routes import _problem
+from ._runs import read_run
 from ._scope_routes import ContextNow
 
 __all__ = ["router"]
@@ -66,3 +70,23 @@ async def get_image(
     make = partial(read_image, context.scope, context.layout, uid, dataset, index, project, scale)
     shown, headers = await to_thread.run_sync(make, limiter=_places())
     return Response(shown.png, media_type="image/png", headers={**headers, "Cache-Control": "no-cache"})
+
+
+@router.post(
+    "/runs/register",
+    status_code=201,
+    response_model=Run,
+    responses={
+        200: {"model": Run, "description": "It was registered before, with the same facts."},
+        404: _problem("`unknown_run`: a parent"),
+        409: _problem("`already_registered`; `run_uid` says which run it is"),
+        422: _problem("`outside_roots`, `unsupported_file`"),
+        500: _problem("`unreadable_run`"),
+    },
+)
+async def post_register(request: Request, response: Response, context: ContextNow, body: Register) -> Run:
+    """An existing file inside a storage root becomes a run by UID, with its lineage. It is neither moved nor changed."""
+    by = request.scope[CALLER].role
+    uid, new = await to_thread.run_sync(register, context.scope, context.layout, body, by)
+    response.status_code = 201 if new else 200
+    return await to_thread.run_sync(read_run, context.scope, context.layout, uid, context.tiled())
