@@ -27,7 +27,6 @@ from ._dose import DoseMeter
 from ._dose_state import DoseState
 from ._errors import (
     ArgumentError,
-    BusyError,
     DeviceError,
     HardwareError,
     HardwareGoneError,
@@ -39,6 +38,7 @@ from ._event_types import EventBatch, EventKind
 from ._events import LONGEST_WAIT_S, Events
 from ._fit import check_fit
 from ._focusing import Focusing, release_first
+from ._handing_over import STEP_S, HandsOver
 from ._interlocks import Interlocks
 from ._joysticks import Joysticks
 from ._lights import Lights
@@ -48,20 +48,10 @@ from ._ownership import Ownership
 from ._paces import pace_of
 from ._recorder import Recorder
 from ._references import References
-from ._release import (
-    Released,
-    check_person,
-    darken,
-    in_background,
-    let_focus_go,
-    movers,
-    not_ours,
-    refuse_busy,
-    wait_quiet,
-)
+from ._release import Released, not_ours
 from ._restart import idle_sequences
 from ._safety import Safety
-from ._safety_state import HaltReport, Latch, SafetyState
+from ._safety_state import HaltReport, SafetyState
 from ._scanners import Scanners
 from ._surface import (
     SAMPLE_ID,
@@ -82,10 +72,6 @@ from ._watch import hung
 log = logging.getLogger("queuescope.hardware")
 
 
-STEP_S = 1.5
-"""At the end no step waits longer than this for something that hangs."""
-
-
 Told = TypeVar("Told", float, str, float | str)
 
 MOVES_OR_SHINES = frozenset(
@@ -103,7 +89,7 @@ def _end_soon() -> None:
     threading.Timer(0.1, os._exit, (4,)).start()
 
 
-class Microscope:
+class Microscope(HandsOver):
     """`Hardware` on MMCore. Arguments have the surface's types (`_wire` sees to that); values are checked here."""
 
     def __init__(
@@ -590,102 +576,6 @@ class Microscope:
         if problems:
             raise DeviceError("; ".join(problems), thing="safety.joysticks")
         return ()
-
-    def release(self, by: str, reason: str) -> HardwareInfo:
-        check_person("release", by)
-        with self._handing:
-            if self._stage == "released":
-                return self.info()
-            self._alive()
-            refuse_busy(self._recorder, self._axes)
-            self._released.latch = Latch(by=by, reason=reason, at=time.time())
-            self._stage = "released"  # whoever calls now is refused
-            try:
-                refuse_busy(self._recorder, self._axes)
-                self._safety.disarm(by)
-                darken(self._lights)
-                self._focusing.release_all()
-                self._scanners.idle()
-                let_focus_go(self._core)
-                wait_quiet(self._core)
-                self._released.begin(self._released.latch)
-            except HardwareError:
-                self._stage, self._released.latch = "ready", None
-                raise
-            self._give_away()
-            return self.info()
-
-    def _give_away(self) -> None:
-        self._axes.references.lose_all(f"may have been moved and zeroed by others: it was {self._released.error()}")
-        self._let_go()
-        self._callbacks.close()
-        self._recorder.close(STEP_S)
-        self._joysticks.restore()
-        self._lights.close()
-        self._axes.close()
-        try:
-            wait_quiet(self._core)
-        except BusyError as error:
-            log.error("unloaded all the same: %s", error)
-        self._core.close()
-
-    def _let_go(self) -> None:
-        self._stage = "released"
-        self._safety.let_go(self._released.refuse)
-
-    def reclaim(self, by: str) -> HardwareInfo:
-        check_person("reclaim", by)
-        with self._handing:
-            self._not_ended()
-            if self._stage != "released":
-                return self.info()
-            self._instance, self._started_at = str(uuid.uuid4()), time.time()
-            self._not_loaded = None
-            self._approved.clear()
-            self._ready.clear()
-            self._stage, self._waits = "loading", None
-            try:
-                self._meter = DoseMeter(self._layout.dose)
-                off = self._dark_first()
-                log.info("reclaimed by %s, lights first: %s", by, off)
-                self._waits = movers(self._scope)
-                if self._waits is None:
-                    self._load_again(by)
-            except BaseException:
-                self._unload_again()
-                raise
-            if self._waits is not None:
-                self._stage = "waiting"
-                in_background(lambda: self._load_when_approved(by))
-            return self.info()
-
-    def _unload_again(self) -> None:
-        """It could not be reclaimed, perhaps because the other program still has a port."""
-        self._stage, self._waits = "released", None
-        self._meter.close()
-        self._core.close()
-
-    def _load_again(self, by: str) -> None:
-        self._load()
-        self._assemble()
-        self._released.end(by)
-
-    def _load_when_approved(self, by: str) -> None:
-        """A person said that loading may move what `moves_on_init`."""
-        while not self._approved.wait(0.05):
-            if self._closed:
-                return
-        with self._handing:
-            if self._closed:
-                return
-            self._stage, self._waits = "loading", None
-            try:
-                self._load_again(by)
-            except HardwareError as error:
-                log.error("reclaimed, but not loaded: %s", error)
-                self._not_loaded = error
-                self._unload_again()
-                self._ready.set()
 
     def arm(self, until: float | None, by: str) -> SafetyState:
         self._alive()
