@@ -263,7 +263,7 @@ def test_an_agent_needs_a_key_for_each_operation(agent: HttpAPI) -> None:
 
 
 def test_qserver_drives_it(stack: Any, zmq_api: ZmqAPI) -> None:
-    """The stock command line: status, queue add, pause, resume, history."""
+    """The stock command line: status, queue add, pause, resume, stop, history."""
     zmq = stack.runtime["zmq"]
     environment = {
         **stack.environ,
@@ -277,13 +277,18 @@ def test_qserver_drives_it(stack: Any, zmq_api: ZmqAPI) -> None:
         return done.stdout
 
     assert "'worker_environment_exists': True" in qserver("status")
-    kwargs = {"range_um": 100, "step_um": 1, "channels": [{"name": "gfp", "exposure_ms": 50}]}  # longer than qserver takes
+    # far longer than qserver takes to start, also on a busy machine: it is stopped
+    kwargs = {"range_um": 100, "step_um": 0.1, "channels": [{"name": "gfp", "exposure_ms": 50}]}
     item = {"name": "z_stack", "kwargs": kwargs, "meta": {"op_key": "clients.qserver-1"}}
     qserver("queue", "add", "plan", json.dumps(item))
     until(lambda: zmq_api.status(reload=True)["re_state"] == "running", "the plan runs")
     qserver("re", "pause")
     until(lambda: zmq_api.status(reload=True)["manager_state"] == "paused", "it is paused")
     qserver("re", "resume")
+    until(lambda: zmq_api.status(reload=True)["re_state"] == "running", "it runs again")
+    qserver("re", "pause")
+    until(lambda: zmq_api.status(reload=True)["manager_state"] == "paused", "it is paused again")
+    qserver("re", "stop")
     until(lambda: zmq_api.status(reload=True)["manager_state"] == "idle", "it ended")
     assert "'exit_status': " in qserver("history", "get")
     execution = Ledger(stack.layout.ledger_db).by_key("clients.qserver-1")
