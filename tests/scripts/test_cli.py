@@ -170,7 +170,8 @@ def test_commands_without_a_stack_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["up", "down", "status", "ready", "plans", "run", "show", "demo", "init", "doctor", "bench"]
+    "name",
+    ["up", "down", "status", "ready", "plans", "run", "show", "verify", "export", "demo", "init", "doctor", "bench"],
 )
 def test_every_command_has_a_help_text(name: str) -> None:
     command = [sys.executable, "-m", "queuescope.scripts", name, "--help"]
