@@ -72,7 +72,8 @@ def halted_stack(tmp_path_factory: pytest.TempPathFactory, make_stack: Callable[
 def stack(halted_stack: Any) -> Iterator[Any]:
     """As it was: rearmed, the agents in control, the queue empty and running."""
     yield halted_stack
-    if "released" in str(halted_stack.get("/api/ready")[1]["reasons"]):  # a test that failed keeps no other from its microscope
+    if "released" in str(halted_stack.get("/api/ready")[1]["reasons"]):
+        # a test that failed keeps no other from its microscope
         halted_stack.command("reclaim")
     halted_stack.post("/api/scope/control", {"mode": "agents", "reason": "the test ends"})
     until(lambda: halted_stack.get("/api/scope")[0] == 200)
