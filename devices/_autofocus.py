@@ -1,10 +1,10 @@
-"""An autofocus: ``trigger`` focuses once, ``set`` engages and releases the focus lock."""
+"""An autofocus: ``set`` focuses once, or engages and releases the focus lock."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Literal
 
 from ophyd.status import Status
 
@@ -13,6 +13,8 @@ from ..hardware import FocusState, Hardware, LimitError, NotAllowedError
 from ._events import HardwareEvents
 from ._settings import Setting, is_number
 from ._status import in_thread
+
+ONCE = ("full", "incremental")
 
 
 class FocusOffset(Setting):
@@ -55,8 +57,11 @@ class FocusOffset(Setting):
 
 
 class AutofocusDevice(Setting):
-    """``set(True)`` engages the focus lock and is done when it has locked, ``set(False)`` releases it; ``trigger`` focuses
-    once. It reads whether it has locked. While it is engaged nobody else moves its stage (`FocusLockError`).
+    """``set(True)`` engages the focus lock and is done when it has locked, ``set(False)`` releases it; ``set("full")`` and
+    ``set("incremental")`` focus once, and are done when the stage stands still and was read back inside its limits.
+
+    It reads whether it has locked. While it is engaged nobody else moves its stage (`FocusLockError`). It has no ``trigger``:
+    whoever reads a microscope must not move it.
 
     A lock outlives the plan that engaged it, and a pause: the RunEngine's ``stop(success=True)`` at both ends only what
     hasn't locked yet. ``stop()`` by itself releases.
@@ -80,27 +85,27 @@ class AutofocusDevice(Setting):
     def get(self) -> bool:
         return self.state().locked
 
-    def check_value(self, value: bool) -> None:
-        if not isinstance(value, bool):
+    def check_value(self, value: bool | str) -> None:
+        if not isinstance(value, bool) and not (isinstance(value, str) and value in ONCE):
             raise LimitError(
-                f"{self.name} is set to True (lock) or False (release), not {value!r}",
+                f"{self.name} is set to True (lock), False (release) or one of {list(ONCE)} (once), not to {value!r}",
                 thing=self.name,
                 value=repr(value),
-                limit=[False, True],
+                limit=[False, True, *ONCE],
             )
 
-    def set(self, value: bool) -> Status:
+    def set(self, value: bool | Literal["full", "incremental"]) -> Status:
         self.check_value(value)
-        return self.engage() if value else in_thread(lambda: self._hardware.lock_focus(self.name, False), self)
+        if value is True:
+            return self.engage()
+        if value is False:
+            return in_thread(lambda: self._hardware.lock_focus(self.name, False), self)
+        self._busy = in_thread(lambda: self._hardware.focus(self.name, value), self)
+        return self._busy
 
     def engage(self, offset: float | None = None) -> Status:
         """Engage the lock, at an offset; done when it has locked."""
         self._busy = in_thread(lambda: self._hardware.lock_focus(self.name, True, offset), self)
-        return self._busy
-
-    def trigger(self) -> Status:
-        """Focus once; done when the stage stands still and is read back inside its limits."""
-        self._busy = in_thread(lambda: self._hardware.focus(self.name), self)
         return self._busy
 
     def stop(self, *, success: bool = False) -> None:

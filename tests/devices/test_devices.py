@@ -128,3 +128,27 @@ def test_a_failed_read_raises(devices: dict[str, Any], monkeypatch: pytest.Monke
 def test_a_data_key_says_where_frames_are(devices: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="nothing was recorded"):
         devices["cam_a"].describe()
+
+
+def test_an_autofocus_is_only_asked_by_set(devices: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """R3.8: once, for good, at an offset; what isn't meant is refused; a plan that only reads never focuses."""
+    autofocus = devices["autofocus"]
+    asked: list[str] = []
+    real = autofocus._hardware.focus
+    monkeypatch.setattr(autofocus._hardware, "focus", lambda name, how: (asked.append(how), real(name, how)))
+    assert not hasattr(autofocus, "trigger")
+    autofocus.set("full").wait(20)
+    autofocus.set("incremental").wait(20)
+    assert asked == ["full", "incremental"]
+    for bad in ("half", 1, None, 0.0):
+        with pytest.raises(HardwareError, match="is set to True"):
+            autofocus.set(bad)
+    autofocus.offset.set(12.5).wait(20)
+    assert autofocus.offset.read()["autofocus_offset"]["value"] == 12.5
+    assert autofocus.read()["autofocus"]["value"] is True
+    with pytest.raises(HardwareError, match=r"autofocus_offset 100\.1"):
+        autofocus.offset.set(100.1)
+    autofocus.stop(success=True)  # as the RunEngine does at the end of a plan and at a pause
+    assert autofocus.get() is True
+    autofocus.stop()
+    assert autofocus.get() is False
