@@ -13,7 +13,8 @@ from ._context import Context
 from ._models import Component
 from ._problems import Problem
 
-ASK_S = 0.4
+ASK_S = 0.15
+"""Asked a second time, after it has not said that it is well: it touches no adapter."""
 
 
 async def holds(context: Context, status: dict[str, Any], hardware: Component) -> list[Hold]:

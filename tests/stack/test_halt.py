@@ -325,6 +325,12 @@ def test_it_stays_released_over_down_and_up(stack: Any) -> None:
     reclaimed = stack.command("reclaim", "--resume-queue")
     assert reclaimed.returncode == 0, reclaimed.stderr
     assert stack.wait(waiting)["result"]["exit_status"] == "completed"
+    worker = stack.runtime["pids"]["worker"]
+    assert stack.command("release").returncode == 0
+    assert stack.command("reclaim", "--resume-queue").returncode == 0
+    item = stack.run("snap", "halt.release-3", camera="cam_a", channels=[{"name": "gfp"}])
+    assert item["result"]["exit_status"] == "completed", "in the same environment, with the same devices"
+    assert stack.runtime["pids"]["worker"] == worker
 
 
 def test_the_command_halts_and_rearms(stack: Any) -> None:
