@@ -233,7 +233,8 @@ def test_the_worker_dies_in_a_volume(frail_with_courier: Any) -> None:
     `interrupted`, before and after the courier closed its log, and never runs again by itself.
     """
     frail = frail_with_courier
-    frail.submit("acquire_volume", "isolation.worker-1", slices=190, channels=[{"name": "gfp", "exposure_ms": 50}])
+    channels = [{"name": "gfp", "exposure_ms": 50}]
+    frail.submit("acquire_volume", "isolation.worker-1", slices=190, views="A", channels=channels)
     uid = running(frail, frames=3)
     pids = frail.runtime["pids"]
     struck = time.monotonic()
