@@ -74,13 +74,14 @@ def _own_clients(where: Whereabouts) -> Any:
     from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
     from tiled.utils import OneShotCachedMap
 
-    from ._run import Run
+    from ._run import client_classes
 
     shared = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]
     classes = {name: partial(shared.__getitem__, name) for name in shared}
-    for name in ("CatalogOfBlueskyRuns", "BlueskyEventStream"):
-        classes[name] = partial(getattr, bluesky_tiled_plugins, name)
-    classes["BlueskyRun"] = partial(type, "Run", (Run,), {"where": where})
+    classes["BlueskyEventStream"] = partial(getattr, bluesky_tiled_plugins, "BlueskyEventStream")
+    own = client_classes(where)
+    for name in own:
+        classes[name] = partial(own.__getitem__, name)
     return OneShotCachedMap(classes)
 
 

@@ -61,14 +61,14 @@ def test_frames_come_lazily_from_disk_on_the_same_machine(stand: Any, run: Any, 
     """R3.5 from disk on the same machine, by UID, with one call: no pixel and no question crosses HTTP."""
     runs = opened(stand.layout.data)
     found = runs[run.uid]
-    before = list(runs.requests)
     frames = found.frames("cam_b")
     assert isinstance(frames, dask.array.Array)
     assert (frames.shape, frames.dtype, frames.chunksize) == ((5, *SIZE), np.dtype("<u2"), (1, *SIZE))
     np.testing.assert_array_equal(frames.compute(), run.acquired("cam_b"))
     np.testing.assert_array_equal(frames[3, 2:9, ::2].compute(), run.acquired("cam_b")[3, 2:9, ::2])
     assert found.path("cam_b") == run.volume("cam_b")
-    assert runs.requests == before
+    assert found.preview("cam_b").frames == 1
+    assert runs.requests == []
 
 
 def test_by_address_the_file_is_used_once_it_is_known_to_be_the_same(stand: Any, run: Any, opened: Open) -> None:
@@ -135,6 +135,33 @@ def test_the_run_stays_a_tiled_client(stand: Any, run: Any, opened: Open) -> Non
     assert runs[run.uid[:8]].frames("cam_a").shape == (5, *SIZE)
     assert runs.search(Key("start.uid") == run.uid)[run.uid].frames("cam_a").shape == (5, *SIZE)
     assert "BlueskyRun" in repr(found)
+
+
+def test_frames_are_there_before_the_catalog_has_heard_of_them(stand: Any, acquire: Any, opened: Open) -> None:
+    """Tiled may be late or away: the files are the truth. What only the catalog has says that the run is not there."""
+    aside = stand.layout.data / "aside"  # a log that the courier doesn't see
+    aside.mkdir(exist_ok=True)
+    early = acquire(stand.layout, planned=3, size=SIZE, documents=aside)
+    early.expose(2)
+    runs = opened(stand.layout.data)
+    with pytest.raises(KeyError):
+        runs[early.uid]
+    runs.where.layout = type(
+        "Aside", (), {"document_log": lambda self, uid: aside / f"{uid}.jsonl", "documents": aside}
+    )()
+    found = runs[early.uid]
+    np.testing.assert_array_equal(found.frames().compute(), early.acquired())
+    with pytest.raises(KeyError):
+        found["primary"]
+
+
+def test_a_search_gives_only_what_it_found(stand: Any, run: Any, opened: Open) -> None:
+    """Also where the run's files are on this machine."""
+    from tiled.queries import Key
+
+    none = opened(stand.layout.data).search(Key("start.plan_name") == "nothing_of_the_kind")
+    with pytest.raises(KeyError):
+        none[run.uid]
 
 
 def test_tables_of_readings_and_of_frames(stand: Any, run: Any, opened: Open) -> None:
