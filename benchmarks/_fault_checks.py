@@ -131,8 +131,8 @@ class Checks:
                 yield "frames", f"{volume.name}: {problem}"
             if told.get(dataset, 0) != readable:
                 yield "frames", f"{volume.name}: {readable} are readable, the stop document says {told.get(dataset)}"
-            if dataset in rest and rest[dataset] != readable:
-                yield "frames", f"{volume.name}: {readable} are readable, GET /api/runs says {rest[dataset]}"
+            if rest.get(dataset, 0) != readable:
+                yield "frames", f"{volume.name}: {readable} are readable, GET /api/runs says {rest.get(dataset)}"
             if streamed.get(dataset, 0) > readable:
                 yield "frames", f"{volume.name}: {readable} are readable, documents tell of {streamed[dataset]}"
         for dataset in told.keys() - {v.name.removeprefix(f"{run_uid}_")[:-9] for v in self._volumes(run_uid)}:

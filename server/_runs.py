@@ -6,6 +6,8 @@ are read; a last line without its newline is not yet written.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -60,7 +62,10 @@ def read_run(scope: Scope, layout: Layout, uid: str, tiled: str | None) -> Run:
         plan=_text(start.get("plan_name")),
         session_id=_text(start.get("session_id")),
         sample_id=_text(start.get("sample_id")),
-        datasets=[_dataset(scope, layout, uid, dataset, writing, tiled) for dataset in documents.datasets.values()],
+        datasets=[
+            *(_dataset(scope, layout, uid, dataset, writing, tiled) for dataset in documents.datasets.values()),
+            *(_untold(scope, layout, uid, dataset) for dataset in documents.untold(scope).values()),
+        ],
     )
 
 
@@ -102,6 +107,17 @@ def _dataset(scope: Scope, layout: Layout, uid: str, found: RunDataset, writing:
         frames_written=written,
         tiled=f"{tiled}/metadata/{uid}/{found.stream}/{found.name}" if tiled else None,
     )
+
+
+def _untold(scope: Scope, layout: Layout, uid: str, found: RunDataset) -> Dataset:
+    """A dataset of which only the stop document tells: its file says what it is, and Tiled doesn't know it."""
+    described: dict[str, Any] = {}
+    path = found.path(layout, scope, "tiled")
+    with contextlib.suppress(VolumeError):
+        if path is not None:
+            volume = Volume(path)
+            described = {"shape": list(volume.frame_shape), "dtype_numpy": volume.dtype.str}
+    return _dataset(scope, layout, uid, dataclasses.replace(found, described=described), False, None)
 
 
 def _written(volume: Path, found: RunDataset) -> int | None:

@@ -160,6 +160,29 @@ def test_a_run_whose_writer_died_is_interrupted(written: WrittenRun, read: Calla
     assert run.datasets[0].shape == [3, 64, 48]
 
 
+def test_frames_of_which_only_the_stop_document_tells_are_listed(
+    written: WrittenRun, read: Callable[[str], Run], layout: Layout
+) -> None:
+    """R3.12: the run failed, or its worker was killed, before any other document told of them."""
+    written.start()
+    volume = layout.volumes / f"{written.uid}_cam_a.ome.zarr"
+    array = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [3, 64, 48],
+        "data_type": "uint16",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 64, 48]}},
+    }
+    (volume / "0").mkdir(parents=True)
+    (volume / "0" / "zarr.json").write_text(json.dumps(array))
+    volume.with_name(f"{written.uid}_cam_a.frames.jsonl").write_text("{}\n" * 3)
+    written.write("stop", {"run_start": written.uid, "exit_status": "fail", "frames": {"cam_a": 3, "cam_b": 0}})
+    [found] = read(written.uid).datasets
+    assert (found.name, found.frames_written, found.shape, found.dtype) == ("cam_a", 3, [3, 64, 48], "uint16")
+    assert found.uri == f"data://DATA/volumes/{volume.name}"
+    assert found.tiled is None, "Tiled was not told of it"
+
+
 def test_reading_never_takes_the_writers_lock(written: WrittenRun, read: Callable[[str], Run], layout: Layout) -> None:
     written.start()
     read(written.uid)
