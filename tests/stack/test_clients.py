@@ -169,7 +169,7 @@ def test_plain_tiled_and_databroker_read_the_run(stack: Any, zmq_api: ZmqAPI, cl
 @pytest.mark.parametrize("over", ["zmq_api", "operator"])
 def test_pause_resume_abort(stack: Any, request: pytest.FixtureRequest, over: str) -> None:
     api = request.getfixturevalue(over)
-    item_uid = api.item_add(plan("z_stack", f"clients.pause-{over}", range_um=40, step_um=1))["item"]["item_uid"]
+    item_uid = api.item_add(plan("z_stack", f"clients.pause-{over}", range_um=40, step_um=0.1))["item"]["item_uid"]
     until(lambda: api.status(reload=True)["re_state"] == "running", "the plan runs")
     api.re_pause("immediate")
     until(lambda: api.status(reload=True)["manager_state"] == "paused", "it is paused")

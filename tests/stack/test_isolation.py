@@ -242,7 +242,7 @@ def test_the_worker_dies_in_a_volume(frail_with_courier: Any) -> None:
     volumes = list(frail.layout.volumes.glob(f"{uid}_*.ome.zarr"))
     shapes: list[int] = []
     while not shapes or max(shapes) >= 190:
-        assert time.monotonic() - struck < 15, "the files were not finished"
+        assert time.monotonic() - struck < 60, "the files were not finished"
         time.sleep(0.05)
         shapes = [zarr.open_array(f"{volume}/0", mode="r").shape[0] for volume in volumes]
     assert shapes == [frames_on_disk(volume) for volume in volumes]
