@@ -74,7 +74,7 @@ def _own_clients(where: Whereabouts) -> Any:
     from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
     from tiled.utils import OneShotCachedMap
 
-    from ._run import client_classes
+    from ._on_disk import client_classes
 
     shared = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]
     classes = {name: partial(shared.__getitem__, name) for name in shared}
