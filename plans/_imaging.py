@@ -38,10 +38,22 @@ def channel_name(parameters: Any) -> str | None:
     return parameters.channels[0].name if parameters.channels else None
 
 
-def imaging_estimate(parameters: Any, scope: Scope, frames: dict[str, int]) -> Estimate:
+def camera_choices(scope: Scope) -> list[str]:
+    """What takes a frame: cameras first, then those that expose together."""
+    return [*scope.of_kind("camera"), *scope.of_kind("multi_camera")]
+
+
+def datasets_of(scope: Scope, camera: str, frames: int) -> dict[str, int]:
+    """Frames by dataset: one for each camera that exposes."""
+    together = scope.of_kind("multi_camera").get(camera)
+    return dict.fromkeys((camera,) if together is None else together.cameras, frames)
+
+
+def imaging_estimate(parameters: Any, scope: Scope, frames: dict[str, int], exposures: int | None = None) -> Estimate:
+    """``exposures``: how often the light is on; None: for each frame by itself."""
     settings = frame_settings(parameters, scope)
     exposure_s = (settings.exposure_ms or 10.0) / 1000
-    total = sum(frames.values())
+    total = sum(frames.values()) if exposures is None else exposures
     dose = {settings.light: total * exposure_s * (settings.power_pct or 0.0)} if settings.light else {}
     return Estimate(seconds=1.0 + total * (exposure_s + FRAME_OVERHEAD_S), frames=frames, dose=dose)
 
@@ -62,7 +74,7 @@ def go_and_select(parameters: Any, context: PlanContext) -> PlanBody:
 
 
 def snap(scope: Scope) -> Template | None:
-    cameras = list(scope.of_kind("camera"))
+    cameras = camera_choices(scope)
     if not cameras:
         return None
     model = create_model(
@@ -75,7 +87,7 @@ def snap(scope: Scope) -> Template | None:
     )
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
-        """Take one or more frames with one camera.
+        """Take one or more frames with one camera, or with cameras that expose together.
 
         Moves to the position where one is given, and the channel's filter. The channel's light is on during the exposures.
         Returns the run UID and the frames written.
@@ -93,11 +105,11 @@ def snap(scope: Scope) -> Template | None:
                 yield from bps.trigger_and_read([camera])
             frames = camera.get_index()
             yield from bps.close_run()
-            return {"run_uid": run_uid, "datasets": {camera.name: frames}}
+            return {"run_uid": run_uid, "datasets": datasets_of(context.scope, camera.name, frames)}
 
         return (yield from bpp.stage_wrapper(inner(), [camera]))
 
-    return Template("snap", model, body, lambda p, s: imaging_estimate(p, s, {p.camera: p.n}))
+    return Template("snap", model, body, lambda p, s: imaging_estimate(p, s, datasets_of(s, p.camera, p.n), p.n))
 
 
 def centred_steps(centre: float, slices: int, step: float) -> list[float]:
@@ -106,7 +118,7 @@ def centred_steps(centre: float, slices: int, step: float) -> list[float]:
 
 
 def z_stack(scope: Scope) -> Template | None:
-    cameras = list(scope.of_kind("camera"))
+    cameras = camera_choices(scope)
     stages = {name: scope.axes()[name] for name, stage in scope.of_kind("stage").items() if stage.units == "um"}
     if not cameras or not stages:
         return None
@@ -179,7 +191,7 @@ def z_stack(scope: Scope) -> Template | None:
                     yield from bps.trigger_and_read([camera, axis])
                 frames = camera.get_index()
                 yield from bps.close_run()
-                return {"run_uid": run_uid, "datasets": {camera.name: frames}}
+                return {"run_uid": run_uid, "datasets": datasets_of(context.scope, camera.name, frames)}
 
             return (yield from bpp.finalize_wrapper(stack(), bps.mv(axis, start)))
 
@@ -187,7 +199,7 @@ def z_stack(scope: Scope) -> Template | None:
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         slices = stack_slices(parameters.range_um, parameters.step_um)
-        return imaging_estimate(parameters, scope, {parameters.camera: slices})
+        return imaging_estimate(parameters, scope, datasets_of(scope, parameters.camera, slices), slices)
 
     return Template("z_stack", model, body, estimate)
 

@@ -414,3 +414,31 @@ def test_an_offset_needs_limits(tmp_path: Path, make_scope: Callable[..., Any]) 
         assert hardware.lock_focus("autofocus", True).offset is None
     finally:
         hardware.close()
+
+
+TESTER = (
+    "Device,Autofocus,DemoCamera,DAutoFocus",
+    "Device,THub,SequenceTester,THub\nDevice,Autofocus,SequenceTester,TAutofocus-0\nParent,Autofocus,THub",
+)
+
+
+def test_another_adapter_and_its_own_switch(tmp_path: Path, make_scope: Callable[..., Any]) -> None:
+    """R3.10, nothing played: Micro-Manager's SequenceTester; its property is the switch at the microscope."""
+    hardware: Any = connect(make_scope(tmp_path, cfg=[TESTER]), Layout(tmp_path / "data"))
+    try:
+        mm = hardware._microscope._core.mm
+        assert hardware.focus("autofocus") == {"z": 0}
+        assert hardware.lock_focus("autofocus", True, 3.5).locked
+        assert hardware.focus_state("autofocus").offset == 3.5
+        with pytest.raises(FocusLockError):
+            hardware.move({"z": 1})
+        mm.setProperty("Autofocus", "ContinuousFocus", "Off")
+        assert "somebody at the microscope" in ended(hardware)
+        assert hardware.move({"z": 1}) == {"z": 1}
+        mm.setProperty("Autofocus", "ContinuousFocus", "On")
+        with pytest.raises(FocusLockError):
+            hardware.move({"z": 2})
+        assert hardware.halt("enough", "operator").steps
+        assert mm.getProperty("Autofocus", "ContinuousFocus") == "Off"
+    finally:
+        hardware.close()

@@ -181,3 +181,23 @@ def test_a_scope_that_names_others_is_refused(tmp_path: Path) -> None:
     swapped = two_cameras(tmp_path / "b", ("cameras: [first, second]", "cameras: [second, first]"))
     with pytest.raises(ConfigurationError, match=r"devices\.both\.cameras: the scope says \['Camera 2', 'Camera 1'\]"):
         connect(swapped, Layout(tmp_path / "data"))
+
+
+def test_plans_offer_it_like_a_camera(scope: Any, hardware: Any, tmp_path: Path) -> None:
+    """Issue 3, 3: frames of each, light for one; in the estimate, in the documents, in the answer."""
+    from queuescope.plans import build_plans, templates
+    from queuescope.startup._session import ScopeRunEngine
+
+    devices, recordings = build_devices(scope, Layout(tmp_path), hardware)
+    snap = templates(scope)["snap"]
+    asked = {"camera": "both", "n": 2, "channels": [{"name": "red"}]}
+    estimate = snap.estimate(snap.check(asked), scope)
+    assert estimate.frames == {"first": 2, "second": 2}
+    assert estimate.dose == {"lamp": pytest.approx(2 * 0.010 * 100)}
+    documents: list[tuple[str, Any]] = []
+    engine = ScopeRunEngine(recordings)
+    result = engine(build_plans(scope, devices)["snap"](**asked), lambda name, doc: documents.append((name, doc)))
+    assert result.plan_result["datasets"] == {"first": 2, "second": 2}
+    stop = documents[-1][1]
+    assert (stop["exit_status"], stop["frames"]) == ("success", {"first": 2, "second": 2})
+    assert [name for name, _ in documents].count("stream_resource") == 2
