@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from PIL import Image
-from tiled.client import from_uri
 
 
 class ReadBackError(Exception):
@@ -73,6 +71,8 @@ def read_back(tiled: str, key: str, run: dict[str, Any], timeout_s: float) -> di
 
 def _wait_for(tiled: str, key: str, run_uid: str, timeout_s: float) -> Any:
     deadline = time.monotonic() + timeout_s
+    from tiled.client import from_uri  # slow to import, and `checksum` is all that most want of this module
+
     catalog = from_uri(tiled, api_key=key)
     while time.monotonic() < deadline:
         try:
@@ -102,5 +102,7 @@ def save_projection(volumes: dict[str, np.ndarray], path: Path, bins: int = 2) -
         views.append((np.clip((binned - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8))
     tallest = max(view.shape[0] for view in views)
     padded = [np.pad(view, ((0, tallest - view.shape[0]), (0, 4))) for view in views]
+    from PIL import Image
+
     Image.fromarray(np.hstack(padded)).save(path)
     return path

@@ -81,6 +81,13 @@ def test_light_modules_stay_light(module: str) -> None:
     assert not HEAVY & set(loaded)
 
 
+def test_a_command_starts_light() -> None:
+    """R0.10: every use of `queuescope` waits for what this imports."""
+    code = "import sys; from queuescope.scripts.cli import complete_app; complete_app(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not (HEAVY | {"PIL", "tifffile", "zarr"}) & {name.partition(".")[0] for name in loaded}
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_imports_inside_the_package_are_relative(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
