@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._approvals import READS_ONLY, Approval, ApprovalError, Approvals, waits_for_approval
 from ._control import Control, before_control, read_control, write_control
 from ._holds import Hold, HoldReason
+from ._items import meta_of
 from ._ledger import Execution, Ledger
 from ._samples import SampleRecord, Samples
 
@@ -21,6 +22,7 @@ __all__ = [
     "SampleRecord",
     "Samples",
     "before_control",
+    "meta_of",
     "read_control",
     "waits_for_approval",
     "write_control",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config import Agents
+from ._items import meta_of
 from ._ledger import Ledger
 
 READS_ONLY = frozenset(("read_state",))
@@ -51,7 +52,7 @@ class Approvals:
         found = self._one(item["item_uid"], body_of(item))
         if found is not None:
             return found
-        meta = merged_meta(item)
+        meta = meta_of(item)
         with self._ledger.connect() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO approvals (item_uid, body, op_key, plan, kwargs, sample_id, user_group, asked_at)"
@@ -126,24 +127,13 @@ def waits_for_approval(agents: Agents, approvals: Approvals, item: Mapping[str, 
     return approval
 
 
-def merged_meta(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item's meta as queueserver reads it: of a list of mappings the first one that has an entry counts."""
-    meta = item.get("meta") or {}
-    if isinstance(meta, Mapping):
-        return dict(meta)
-    merged: dict[str, Any] = {}
-    for part in reversed(meta):
-        merged.update(part)
-    return merged
-
-
 def body_of(item: Mapping[str, Any]) -> str:
     """Digest of what a person approves: plan, parameters, sample, and whose it is."""
     body = [
         item["name"],
         item.get("args") or [],
         item.get("kwargs") or {},
-        merged_meta(item).get("sample_id"),
+        meta_of(item).get("sample_id"),
         item.get("user_group") or "",
     ]
     return hashlib.sha256(json.dumps(body, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..ledger import meta_of
 from ._problems import Problem
 
 KEY = re.compile(r"[A-Za-z0-9._:-]{8,128}")
@@ -170,7 +171,7 @@ def _check_plan(item: Any, where: str, require_key: bool) -> None:
             f"{where}.item_type is {item.get('item_type')!r}: an agent queues plans only"
             " (an instruction such as queue_stop controls the queue)",
         )
-    key = _merged_meta(item.get("meta")).get("op_key")
+    key = meta_of(item).get("op_key")
     if key is None:
         if require_key:
             raise Problem(
@@ -180,16 +181,6 @@ def _check_plan(item: Any, where: str, require_key: bool) -> None:
             )
     elif not isinstance(key, str) or not KEY.fullmatch(key):
         raise Problem("key_invalid", f"{where}.meta.op_key {key!r} is not 8 to 128 characters of A-Z a-z 0-9 . _ : -")
-
-
-def _merged_meta(meta: Any) -> Mapping[str, Any]:
-    """An item's meta as the queue server reads it: of a list of mappings the first one that has an entry counts."""
-    if isinstance(meta, dict):
-        return meta
-    merged: dict[str, Any] = {}
-    for part in reversed(meta) if isinstance(meta, list) else ():
-        merged.update(part if isinstance(part, dict) else {})
-    return merged
 
 
 def _refuse_position(payload: Mapping[str, Any]) -> None:

@@ -35,11 +35,10 @@ from bluesky_queueserver.manager.worker import ExecOption, RunEngineWorker
 from ..config import Scope, load_scope
 from ..hardware import HardwareError, LatchFile
 from ..layout import SCOPE_ENV, Layout
-from ..ledger import Hold
+from ..ledger import Hold, meta_of
 from ..plans import ParameterError, Template, templates
 from ._gate import Gate
 from ._namespace import current_session, session_or_none
-from ._session import plain_meta
 
 logger = logging.getLogger("queuescope.startup")
 
@@ -49,7 +48,7 @@ RECONNECT_S = 120.0
 
 def op_key(item: Mapping[str, Any]) -> str | None:
     """The operation key in an item's meta, or None for an unkeyed item."""
-    key = plain_meta(item).get("op_key")
+    key = meta_of(item).get("op_key")
     return key if isinstance(key, str) and key else None
 
 
@@ -85,7 +84,7 @@ class ScopeWorker(RunEngineWorker):
     def _generate_new_plan(self, parameters: dict[str, Any]) -> Callable[[], Any]:
         def start() -> Any:
             session = current_session()
-            meta = plain_meta(parameters)
+            meta = meta_of(parameters)
             session.ledger.start(
                 item_uid=parameters["item_uid"],
                 op_key=op_key(parameters),

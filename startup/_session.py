@@ -16,7 +16,7 @@ from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..ledger import Ledger
+from ..ledger import Ledger, meta_of
 from ..plans import Template, build_plans, templates
 from ._document_log import DocumentLog
 
@@ -80,7 +80,7 @@ class Session:
 
     def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
         """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
-        meta = plain_meta(plan_info)
+        meta = meta_of(plan_info)
         name, kwargs = plan_info["name"], plan_info.get("kwargs") or {}
         metadata: dict[str, Any] = {
             "op_key": meta.get("op_key"),
@@ -114,17 +114,6 @@ class Session:
             if objective.label == label:
                 return {"name": name, "label": label, "na": objective.na, "pixel_um": objective.pixel_um}
         return {"name": None, "label": label, "na": None, "pixel_um": None}
-
-
-def plain_meta(plan_info: Mapping[str, Any]) -> dict[str, Any]:
-    """A queue item's meta as one mapping (queueserver also takes a list of mappings, the first winning)."""
-    meta = plan_info.get("meta") or {}
-    if isinstance(meta, Mapping):
-        return dict(meta)
-    merged: dict[str, Any] = {}
-    for part in reversed(meta):
-        merged.update(part)
-    return merged
 
 
 def versions() -> dict[str, str]:
