@@ -41,6 +41,7 @@ from ._focusing import Focusing, release_first
 from ._handing_over import STEP_S, HandsOver
 from ._interlocks import Interlocks
 from ._joysticks import Joysticks
+from ._kept import Kept
 from ._lights import Lights
 from ._mmcore import Core, import_mmcore
 from ._optics import Optics
@@ -122,6 +123,7 @@ class Microscope(HandsOver):
         """Why the rest could not be loaded after a person had reclaimed and rearmed."""
         self._approved, self._ready = threading.Event(), threading.Event()
         self._layout, self._handing = layout, threading.Lock()
+        self._kept = layout.services / "changed-properties.json"
         self._ownership = Ownership(layout, mode)
         try:
             self._adapters = find_adapters(scope)
@@ -162,6 +164,8 @@ class Microscope(HandsOver):
             raise DeviceError(f"lights could not be switched off at start: {told}", thing=burning[0].light)
         self._scanners = Scanners(self._core)
         self._scanners.idle()
+        for problem in Kept(self._core, self._kept).restore():
+            log.error("a process that died had changed it: %s", problem)
         self._meter.settle()
 
     def _assemble(self) -> None:
@@ -171,7 +175,7 @@ class Microscope(HandsOver):
         self._axes = Axes(self._core, scope, references, self._safety.permit_motion)
         self._optics = Optics(self._core, scope, self._axes)
         self._cameras = Cameras(self._core, scope, self._lights, self._optics)
-        pace = pace_of(self._core, scope, self._axes, self._cameras, self._lights, self._scanners)
+        pace = pace_of(self._core, scope, self._axes, self._cameras, self._lights, self._scanners, self._kept)
         together = MultiCameras(self._core, scope, self._cameras, self._lights)
         self._recorder = Recorder(scope, layout, self._axes, self._cameras, self._lights, pace, together)
         self._joysticks = Joysticks(self._core, scope.safety.joysticks, layout.services / "joysticks.json")

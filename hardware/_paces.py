@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..config import Scope
 from ._axes import Axes
 from ._cameras import Cameras
@@ -14,11 +16,13 @@ from ._spim_pace import SpimPace
 from ._stage_pace import StagePace
 
 
-def pace_of(core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights, scanners: Scanners) -> Pace:
-    """`Volume.trigger` of the scope file."""
+def pace_of(
+    core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights, scanners: Scanners, kept: Path
+) -> Pace:
+    """`Volume.trigger` of the scope file; ``kept`` remembers what a controller's run has changed (`Kept`)."""
     match scope.volume.trigger:
         case "tiger_spim":
-            return SpimPace(core, scope, axes, cameras, lights, scanners)
+            return SpimPace(core, scope, axes, cameras, lights, scanners, kept)
         case "mm_sequence":
             return StagePace(core, scope, axes, cameras, lights)
         case _:

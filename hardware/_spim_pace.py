@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import ExternalTrigger, Scope, SpimController
 from ._axes import Axes
@@ -58,9 +59,17 @@ class SpimPace:
     """One controller; one volume at a time."""
 
     def __init__(
-        self, core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights, scanners: Scanners
+        self,
+        core: Core,
+        scope: Scope,
+        axes: Axes,
+        cameras: Cameras,
+        lights: Lights,
+        scanners: Scanners,
+        kept: Path,
     ) -> None:
-        self._core, self._scope, self._axes = core, scope, axes
+        """``kept``: the file that remembers what is changed for a run."""
+        self._core, self._scope, self._axes, self._kept = core, scope, axes, kept
         self._cameras, self._lights, self._scanners = cameras, lights, scanners
         controller = scope.volume.controller
         if controller is None:
@@ -193,7 +202,7 @@ class SpimPace:
 
     def run(self, run: Running) -> None:
         programme = self.programme(run.program)
-        kept, moved = Kept(self._core), self.moves(run.program)
+        kept, moved = Kept(self._core, self._kept), self.moves(run.program)
         exposures = {view.camera: self._cameras.state(view.camera).exposure_ms for view in run.program.views}
         try:
             self._scanners.idle()  # whatever runs was started by somebody else

@@ -48,7 +48,8 @@ def long_program(view: Callable[..., Any]) -> VolumeProgram:
     um = tuple(index * 0.02 for index in range(LONG))
     deg = tuple(index * 0.0005 for index in range(LONG))
     sides = (("cam_a", "a"), ("cam_b", "b"))
-    return VolumeProgram(views=tuple(view(c, s, LONG, piezo_um=um, galvo_deg=deg) for c, s in sides), order="volume")
+    views = tuple(view(c, s, LONG, piezo_um=um, galvo_deg=deg, sheet_width_deg=1.5) for c, s in sides)
+    return VolumeProgram(views=views, order="volume")
 
 
 def begin(hardware: Any, new_plan: Any, view: Any) -> RecordingState:
@@ -75,6 +76,7 @@ def test_a_controller_that_fires_on_is_idled_first_and_lights_before_it(
     slices = controller.status()["slices"]
     assert controller.wait_slices(slices + 3, 20) > slices + 3, "nobody told it to stop"
     assert controller.status()["state"] == "Running"
+    assert controller.read("A.amplitude") == 1.5
 
     successor = start_process(scope.path, tmp_path / "data")
     first = successor.event()
@@ -85,6 +87,7 @@ def test_a_controller_that_fires_on_is_idled_first_and_lights_before_it(
     runs = status["runs"]
     assert successor.event()["event"] == "ready"
     assert controller.status()["runs"] == runs
+    assert controller.read("A.amplitude") == 0.0, "what the dead process had changed is what it was"
 
     frames = zarr.open_array(f"{state.datasets['cam_a'].path}/0", mode="r")
     lines = Path(state.datasets["cam_a"].path.replace(".ome.zarr", ".frames.jsonl")).read_text().splitlines()

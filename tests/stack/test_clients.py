@@ -16,6 +16,7 @@ from bluesky_queueserver_api import BPlan
 from bluesky_queueserver_api.http import REManagerAPI as HttpAPI
 from bluesky_queueserver_api.zmq import REManagerAPI as ZmqAPI
 
+from queuescope.hardware.simulated import decode
 from queuescope.ledger import Ledger
 
 REFUSALS = (HttpAPI.RequestFailedError, HttpAPI.HTTPClientError, ZmqAPI.RequestFailedError, ValueError)
@@ -127,6 +128,10 @@ def test_an_agent_acquires_and_reads_by_uid(stack: Any, agent: HttpAPI, closing:
         frames = run["primary"][camera].read()
         assert frames.shape == (4, 2048, 2048)
         assert checksums(frames) == taken(stack, run_uid, camera)
+        stamps = [decode(frame) for frame in frames]  # issue 3, item 4: the controller moved, triggered and gated
+        assert [(one.trigger, one.slice, one.lines) for one in stamps if one] == [
+            ("external", n, {6}) for n in range(4)
+        ]
 
 
 READERS = """
