@@ -442,3 +442,21 @@ def test_another_adapter_and_its_own_switch(tmp_path: Path, make_scope: Callable
         assert mm.getProperty("Autofocus", "ContinuousFocus") == "Off"
     finally:
         hardware.close()
+
+
+@pytest.mark.parametrize(("found", "lost"), [(10.0, False), (70.0, True)])
+def test_a_halt_during_a_focusing_is_told(local: Any, optics: Optics, found: float, lost: bool) -> None:
+    """R3.11: it isn't said to have focused; where it ran out of its reach, nothing moves it back and a person must look."""
+    mm = local._microscope._core.mm
+    focus = mm._replaced["fullFocus"]
+
+    def halted_meanwhile() -> None:
+        local.halt("now", "agent")
+        focus()
+
+    optics.finds = found
+    mm._replaced["fullFocus"] = halted_meanwhile
+    with pytest.raises(HaltedError, match="halted by agent"):
+        local.focus("autofocus")
+    assert local.positions(("z",)) == {"z": found}
+    assert ("z" in local.state().reference_lost) == lost
