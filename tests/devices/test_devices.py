@@ -79,7 +79,7 @@ def test_an_axis_refuses_what_its_limits_refuse(
 
 
 def test_a_pair_moves_together_or_not_at_all(hardware: ConnectedHardware, devices: dict[str, Any]) -> None:
-    devices["xy"].set((10.0, 20.0)).wait(5)
+    devices["xy"].set((10.0, 20.0)).wait(60)
     at = hardware.positions(("xy.x", "xy.y"))
     assert at == pytest.approx({"xy.x": 10.0, "xy.y": 20.0}, abs=0.1)
     with pytest.raises(HardwareError, match=r"xy\.y"):
@@ -102,7 +102,7 @@ def test_a_setting_takes_what_is_known_and_refuses_the_rest(
     hardware: ConnectedHardware, devices: dict[str, Any], name: str, good: Any, bad: Any
 ) -> None:
     device = devices[name]
-    device.set(good).wait(5)
+    device.set(good).wait(60)
     reading = device.read()[name]["value"]
     lags = name == "chamber"  # towards its setpoint, with the minutes of a real one
     assert reading == (pytest.approx(37, abs=0.5) if lags else True if name == "l488" else good)
@@ -110,7 +110,7 @@ def test_a_setting_takes_what_is_known_and_refuses_the_rest(
         device.set(bad)
     assert device.read()[name]["value"] == (pytest.approx(reading, abs=0.1) if lags else reading)
     if name == "l488":
-        device.set(False).wait(5)
+        device.set(False).wait(60)
         assert hardware.light("l488").on is False
 
 

@@ -136,7 +136,7 @@ def killed_volume(
     """SIGKILL after the third frame."""
     scope, layout = scope_in(tmp_path, "own"), Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     planned = KilledVolume.planned
     state = hardware.open_recording(
         new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=planned, axis="z", step_um=1))
@@ -161,7 +161,7 @@ def hardware(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     try:
         if process is not None:
             process.started()
-        connected = connect(scope, layout, timeout_s=10)
+        connected = connect(scope, layout, timeout_s=60)
         yield connected
         connected.close()
         if process is not None:

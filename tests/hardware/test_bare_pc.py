@@ -127,7 +127,7 @@ def test_the_process_runs_without_unix_and_without_bluesky(
     arguments = ["queuescope.hardware", "--scope", str(scope.path), "--data", str(layout.data)]
     code = f"{BLOCKED}\nsys.argv = {arguments!r}\nmain()"
     process = start_process(scope.path, layout.data, command=[sys.executable, "-c", code]).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     assert hardware.info().pid == process.pid
     assert hardware.snap("cam_a", FrameSettings(exposure_ms=2, light="l488")).any()
     plan = RecordingPlan(run_uid="bare-pc-run", datasets=(DatasetPlan(name="cam_a", camera="cam_a", frames=2),))

@@ -65,7 +65,7 @@ def test_it_is_an_ophyd_device_like_a_filter_wheel(tmp_path: Path, hardware: Con
     scope = widefield(tmp_path / "again")
     devices, _ = build_devices(scope, Layout(tmp_path / "data"), hardware)
     path = devices["light_path"]
-    path.set("Camera-right").wait(10)
+    path.set("Camera-right").wait(60)
     assert path.read()["light_path"]["value"] == "Camera-right"
     assert path.describe()["light_path"]["dtype"] == "string"
     with pytest.raises(UnknownNameError):

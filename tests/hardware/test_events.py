@@ -119,9 +119,9 @@ def test_dead_subscribers_do_not_block_the_hardware(
     """R0.6: with subscribers that are stopped in the middle of a long poll, moves and other subscribers go on."""
     scope, layout = make_scope(tmp_path, "own"), Layout(tmp_path / "data")
     start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     seen = hardware.events().cursor
-    dead = [connect(scope, layout, timeout_s=10) for _ in range(5)]
+    dead = [connect(scope, layout, timeout_s=60) for _ in range(5)]
 
     def ask(client: ConnectedHardware) -> None:
         with pytest.raises(HardwareGoneError):
@@ -154,7 +154,7 @@ def calling(
     scope, layout = make_scope(tmp_path, request.param, scope=[DOOR], cfg=CALLING), Layout(tmp_path / "data")
     if request.param == "own":
         start_process(scope.path, layout.data).started()
-    connected = connect(scope, layout, timeout_s=10)
+    connected = connect(scope, layout, timeout_s=60)
     yield connected
     connected.close()
 

@@ -91,7 +91,7 @@ def test_tcp_by_choice(tmp_path: Path, make_scope: MakeScope, start_process: Sta
     edit = ("services: {", f"services: {{hardware: 'tcp://127.0.0.1:{port}', ")
     scope, layout = make_scope(tmp_path, "own", scope=[edit]), Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     assert hardware.info().pid == process.pid
     listening = [c.laddr for c in psutil.Process(process.pid).net_connections(kind="inet") if c.status == "LISTEN"]
     assert {(a.ip, a.port) for a in listening} == {("127.0.0.1", port), ("127.0.0.1", port + 1)}
@@ -109,7 +109,7 @@ def test_a_killed_process_ends_calls_at_once(
     """R0.3: kill −9 in the middle of a call gives `HardwareGoneError`, never a hang; a new process takes over its socket."""
     scope, layout = make_scope(tmp_path, "own"), Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     state = hardware.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a")))
     outcome: list[tuple[HardwareError, float]] = []
 
@@ -151,7 +151,7 @@ def test_a_frozen_process_gives_a_timeout(tmp_path: Path, make_scope: MakeScope,
     scope = make_scope(tmp_path, "own", scope=[("call_timeout_s: 10", "call_timeout_s: 0.5")])
     layout = Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     process.signal(signal.SIGSTOP)
     wait_stopped(process.pid)
     with pytest.raises(HardwareTimeout, match=r"value got no reply .* within 2\.5 s") as caught:
@@ -171,7 +171,7 @@ def test_a_second_process_is_refused(tmp_path: Path, make_scope: MakeScope, star
     assert event["event"] == "refused"
     assert f"process {first.pid}" in event["error"]
     assert second.wait() == 1
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     assert hardware.info().pid == first.pid
     hardware.close()
 
@@ -185,7 +185,7 @@ def test_changing_the_mode_while_running_is_refused(
     layout = Layout(tmp_path / "data")
     if runs == "own":
         start_process(first.path, layout.data).started()
-    hardware = connect(first, layout, timeout_s=10)
+    hardware = connect(first, layout, timeout_s=60)
     if asked == "worker":
         with pytest.raises(ConfigurationError, match=r"restart required: micromanager\.process is now `worker`"):
             connect(second, layout)
@@ -218,7 +218,7 @@ def test_ending_leaves_lights_off_and_files_whole(
     """R0.7, R3.9: in the middle of a volume; exit 0, the socket is gone, each light is told, the frames read back."""
     scope, layout = make_scope(tmp_path, "own"), Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     hardware.set_light("led", True, 20.0)
     state = hardware.open_recording(
         new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=150, axis="z", step_um=1))
@@ -267,7 +267,7 @@ def test_a_client_that_goes_leaves_the_hardware_running(
     """R0.7: who started the hardware cleans it up, nobody else does."""
     scope, layout = make_scope(tmp_path, "own"), Layout(tmp_path / "data")
     start_process(scope.path, layout.data).started()
-    first, second = (connect(scope, layout, timeout_s=10) for _ in range(2))
+    first, second = (connect(scope, layout, timeout_s=60) for _ in range(2))
     first.set_light("led", True, 5.0)
     first.close()
     first.close()
@@ -305,7 +305,7 @@ def test_a_long_data_path_does_no_harm(tmp_path: Path, make_scope: MakeScope, st
     layout = Layout(tmp_path / "a folder with spaces" / ("long" * 40) / ("path" * 40))
     layout.data.parent.mkdir(parents=True)
     start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     state = hardware.open_recording(
         RecordingPlan(run_uid="long-path", datasets=(DatasetPlan(name="cam_a", camera="cam_a", frames=1),))
     )

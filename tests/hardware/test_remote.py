@@ -93,7 +93,7 @@ def test_only_the_holder_of_the_other_certificate_gets_in(
     start_process(scope.path, layout.data).started()
     place = (address_of(scope, layout).host, address_of(scope, layout).port)
     with socket.create_connection(place) as silent:
-        hardware = connect(scope, layout, timeout_s=10)  # a silent peer keeps nobody out
+        hardware = connect(scope, layout, timeout_s=60)  # a silent peer keeps nobody out
         assert hardware.move({"z": 2.0}) == {"z": 2.0}
         assert silent.fileno() >= 0
     with socket.create_connection(place) as plain:
@@ -123,7 +123,7 @@ import sys, threading, time
 from queuescope.config import load_scope
 from queuescope.hardware import *
 from queuescope.layout import Layout
-hardware = connect(load_scope(sys.argv[1]), Layout(sys.argv[2]), timeout_s=10)
+hardware = connect(load_scope(sys.argv[1]), Layout(sys.argv[2]), timeout_s=60)
 exec(sys.argv[3])
 print("done", flush=True)
 sys.stdin.readline()
@@ -167,7 +167,7 @@ def test_the_hardware_puts_itself_safe_when_its_client_is_gone(
     scope = tcp(make_scope, tmp_path) if over == "tcp" else make_scope(tmp_path, "own")
     layout = Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
-    watcher = connect(scope, layout, timeout_s=10)
+    watcher = connect(scope, layout, timeout_s=60)
     act = (
         "plan = RecordingPlan(run_uid='gone-client', datasets=(DatasetPlan(name='cam_a', camera='cam_a', frames=2000),));"
         "state = hardware.open_recording(plan);"
@@ -216,7 +216,7 @@ def test_a_halt_reaches_the_hardware_over_tcp(
     outcome = halt_hardware(scope, layout, "it bleaches", "a person")
     assert (outcome.confirmed, outcome.killed) == (True, False), outcome.detail
     assert LatchFile.halt(layout).exists()
-    watcher = connect(scope, layout, timeout_s=10)
+    watcher = connect(scope, layout, timeout_s=60)
     assert watcher.safety().halted == outcome.halted
     assert not any(light.on or light.emission for light in watcher.state().lights.values())
     recording = watcher.recording((layout.data / "recording").read_text(), wait_s=20)
@@ -238,7 +238,7 @@ def test_a_stopped_client_leaves_no_light_on(
         Layout(tmp_path / "data"),
     )
     start_process(scope.path, layout.data).started()
-    watcher = connect(scope, layout, timeout_s=10)
+    watcher = connect(scope, layout, timeout_s=60)
     seen = watcher.events().cursor
     client = other_client(scope, layout, "hardware.set_light('led', True, 5.0)")
     client.send_signal(signal.SIGSTOP)
@@ -265,7 +265,7 @@ def test_a_client_that_only_looked_or_said_goodbye_is_not_missed(
     reader.kill()
     reader.wait()
     driver = other_client(scope, layout, "hardware.move({'z': 1.0})")
-    watcher = connect(scope, layout, timeout_s=10)
+    watcher = connect(scope, layout, timeout_s=60)
     assert watcher.light("led").on
     driver.kill()
     driver.wait()

@@ -65,7 +65,7 @@ def test_the_rest_waits_for_a_person(
     pid = died(start_process, scope, layout)
     process = start_process(scope.path, layout.data)
     assert process.event()["event"] == "lights-off-first"
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     info = hardware.info()
     assert info.stage == "waiting"
     assert info.waits is not None
@@ -87,7 +87,7 @@ def test_a_process_that_waits_can_be_stopped(tmp_path: Path, make_scope: MakeSco
     died(start_process, scope, layout)
     process = start_process(scope.path, layout.data)
     assert process.event()["event"] == "lights-off-first"
-    connect(scope, layout, timeout_s=10).close()
+    connect(scope, layout, timeout_s=60).close()
     process.signal(signal.SIGTERM)
     assert process.event()["event"] == "stopped"
     assert process.wait() == 0
@@ -168,7 +168,7 @@ def test_a_call_that_waits_for_the_rest_does_not_block_a_rearm(
     died(start_process, scope, layout)
     process = start_process(scope.path, layout.data)
     assert process.event()["event"] == "lights-off-first"
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     failed: list[HardwareError] = []
 
     def rearm() -> None:

@@ -77,7 +77,7 @@ def scope_hardware(
             scope, layout = make_scope(tmp_path, request.param, scope=edits, cfg=cfg), Layout(tmp_path / "data")
             if request.param == "own":
                 start_process(scope.path, layout.data).started()
-            found = connect(scope, layout, timeout_s=10)
+            found = connect(scope, layout, timeout_s=60)
             opened.callback(found.close)
             return found
 
@@ -191,7 +191,7 @@ def test_halt_during_a_frame(scope_hardware: Callable[..., ConnectedHardware]) -
     report = hardware.halt("stop", "operator")
     assert not report.killed
     assert all(step.done for step in report.steps)
-    thread.join(10)
+    thread.join(60)
     assert isinstance(outcome[0], HaltedError)
     assert dark(hardware)
     with pytest.raises(HaltedError):
@@ -233,7 +233,7 @@ def test_an_adapter_that_does_not_answer_costs_the_process(
     assert {step.name for step in report.steps if not step.done} >= {"l488"}
     assert process.wait() == 4
     assert "an adapter hangs" in json.dumps(process.event())
-    thread.join(10)
+    thread.join(60)
     assert len(failed) == 1
     hardware.close()
     other.close()

@@ -68,7 +68,7 @@ def test_a_controller_that_fires_on_is_idled_first_and_lights_before_it(
 ) -> None:
     """Issue 3, item 4, R0.3: kill -9 in a volume; the controller fires on; the next process stops it in its first stage."""
     process = start_process(scope.path, tmp_path / "data").started()
-    hardware = connect(scope, Layout(tmp_path / "data"), timeout_s=10)
+    hardware = connect(scope, Layout(tmp_path / "data"), timeout_s=60)
     state = begin(hardware, new_plan, view)
     process.signal(signal.SIGKILL)
     process.wait()
@@ -93,7 +93,7 @@ def test_a_controller_that_fires_on_is_idled_first_and_lights_before_it(
     lines = Path(state.datasets["cam_a"].path.replace(".ome.zarr", ".frames.jsonl")).read_text().splitlines()
     assert frames.shape[0] == len(lines) >= 3, "what is on disk is readable and counted"
     hardware.close()
-    hardware = connect(scope, Layout(tmp_path / "data"), timeout_s=10)
+    hardware = connect(scope, Layout(tmp_path / "data"), timeout_s=60)
     again = hardware.state()
     assert not any(light.on or light.emission for light in again.lights.values())
     assert hardware.dose().assumed.get("l488", 0) > 0, "it may have shone until it was found dark"
@@ -108,7 +108,7 @@ import sys
 from queuescope.config import load_scope
 from queuescope.hardware import *
 from queuescope.layout import Layout
-hardware = connect(load_scope(sys.argv[1]), Layout(sys.argv[2]), timeout_s=10)
+hardware = connect(load_scope(sys.argv[1]), Layout(sys.argv[2]), timeout_s=60)
 plan = DatasetPlan(name="cam_a", camera="cam_a", frames=2000)
 run = hardware.open_recording(RecordingPlan(run_uid="gone-client", datasets=(plan,)))
 view = VolumeView(dataset="cam_a", camera="cam_a", settings=FrameSettings(exposure_ms=2, light="l488", power_pct=2),

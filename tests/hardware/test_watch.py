@@ -38,7 +38,7 @@ def faulty(make_scope: Callable[..., Any], start_process: Callable[..., Any], tm
     scope = make_scope(tmp_path, "own", scope=edits, cfg=[("ExposureMs,10000.0", "ExposureMs,60000.0")])
     layout = Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
-    hardware = connect(scope, layout, timeout_s=10)
+    hardware = connect(scope, layout, timeout_s=60)
     yield hardware, process
     hardware.close()
 

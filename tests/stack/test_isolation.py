@@ -216,7 +216,7 @@ def test_a_person_is_asked_before_the_rest_is_loaded(another_stack: Any) -> None
     second = stack.submit("snap", "isolation.ask-2")
     send(signal.SIGKILL)(stack)
     assert stack.wait(first)["result"]["exit_status"] == "failed"
-    hardware = connect(stack.scope, stack.layout, timeout_s=10)
+    hardware = connect(stack.scope, stack.layout, timeout_s=60)
     info = hardware.info()
     assert (info.stage, info.waits is not None) == ("waiting", True)
     code, ready = stack.get("/api/ready")
