@@ -31,7 +31,7 @@ from queuescope.hardware.simulated import Stamp, decode
 from queuescope.layout import Layout
 
 SCANNERS = ("Scanner:AB:33", "Scanner:CD:33")
-LONG = 1500
+LONG = 400
 """Slices of a volume that is still running whenever a test looks."""
 
 

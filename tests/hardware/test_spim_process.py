@@ -18,8 +18,8 @@ from queuescope.hardware import DatasetPlan, HardwareTimeout, RecordingState, Vo
 from queuescope.hardware.simulated import attach
 from queuescope.layout import Layout
 
-LONG = 2000
-"""Slices of a volume that takes longer than any test."""
+LONG = 400
+"""Slices a side of a volume that runs for 17 s: far longer than a test needs to end it."""
 TIGER = [("trigger: software", "trigger: tiger_spim")]
 APART = [("TigerCommHub,SerialPort,in-process", "TigerCommHub,SerialPort,process")]
 
@@ -69,10 +69,11 @@ def test_a_controller_that_fires_on_is_idled_first_and_lights_before_it(
     """Issue 3, item 4, R0.3: kill -9 in a volume; the controller fires on; the next process stops it in its first stage."""
     process = start_process(scope.path, tmp_path / "data").started()
     hardware = connect(scope, Layout(tmp_path / "data"), timeout_s=60)
+    controller = controllers()
+    controller.faults(fire_until_stopped=True)
     state = begin(hardware, new_plan, view)
     process.signal(signal.SIGKILL)
     process.wait()
-    controller = controllers()
     slices = controller.status()["slices"]
     assert controller.wait_slices(slices + 3, 20) > slices + 3, "nobody told it to stop"
     assert controller.status()["state"] == "Running"
@@ -109,11 +110,11 @@ from queuescope.config import load_scope
 from queuescope.hardware import *
 from queuescope.layout import Layout
 hardware = connect(load_scope(sys.argv[1]), Layout(sys.argv[2]), timeout_s=60)
-plan = DatasetPlan(name="cam_a", camera="cam_a", frames=2000)
+plan = DatasetPlan(name="cam_a", camera="cam_a", frames=600)
 run = hardware.open_recording(RecordingPlan(run_uid="gone-client", datasets=(plan,)))
 view = VolumeView(dataset="cam_a", camera="cam_a", settings=FrameSettings(exposure_ms=2, light="l488", power_pct=2),
-    piezo="piezo_a", piezo_um=tuple(i * 0.02 for i in range(2000)), galvo="galvo_a.y",
-    galvo_deg=tuple(i * 0.0005 for i in range(2000)))
+    piezo="piezo_a", piezo_um=tuple(i * 0.02 for i in range(600)), galvo="galvo_a.y",
+    galvo_deg=tuple(i * 0.0005 for i in range(600)))
 run = hardware.start_volume(run.recording, VolumeProgram(views=(view,)))
 while run.datasets["cam_a"].frames_written < 3:
     run = hardware.recording(run.recording, seen=run.version, wait_s=20)
