@@ -71,14 +71,16 @@ def _pid(stack: FaultStack, part: str) -> int:
 
 
 def _hang(stack: FaultStack, rng: random.Random) -> Renewed:
-    """Whoever asks an adapter next is kept; where no plan does, that is a client who wants to see everything."""
+    """Whoever asks an adapter next is kept; where no plan does, that is a client who looks at everything now and then."""
     renewed = _signal("hardware", HANG)(stack, rng)
 
     def ask() -> None:
         with contextlib.suppress(HardwareError):
             hardware = connect(stack.scope, stack.layout, timeout_s=5)
             try:
-                hardware.state()
+                while True:
+                    time.sleep(1.0)  # a plan comes first
+                    hardware.state()
             finally:
                 hardware.close()
 
