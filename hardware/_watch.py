@@ -34,7 +34,7 @@ def hung(core: Core, scope: Scope) -> tuple[int, HardwareTimeout] | None:
     now = time.monotonic()
     for thread, (thing, function, since) in list(core.asking.items()):
         name = getattr(function, "__name__", "call")
-        limit_s = call_limit_s(scope, name)
+        limit_s = call_limit_s(scope, name, thing)
         if limit_s is not None and now - since > limit_s:
             return thread, HardwareTimeout(
                 f"{thing}: {name} has not returned for {now - since:.1f} s (its limit is {limit_s:g} s: scope file,"
@@ -47,15 +47,19 @@ def hung(core: Core, scope: Scope) -> tuple[int, HardwareTimeout] | None:
     return None
 
 
-def call_limit_s(scope: Scope, function: str) -> float | None:
-    """How long MMCore may take for this function; None where that is not limited."""
+def call_limit_s(scope: Scope, function: str, thing: str = "") -> float | None:
+    """How long MMCore may take for this function of the device ``thing``; None where that is not limited.
+
+    A move may take the travel of its device's axes; one of a device without axes (an autofocus), that of the longest of all.
+    """
     if function in _LOADING:
         return None
     limit_s = scope.micromanager.call_timeout_s
     if function in _EXPOSING:
         limit_s += max((camera.exposure_ms[1] for camera in scope.of_kind("camera").values()), default=0.0) / 1000
     if function in _MOVING:
-        limit_s += travel_s(scope.axes().values())
+        axes = scope.axes().values()
+        limit_s += travel_s([axis for axis in axes if axis.device == thing.partition(".")[0]] or axes)
     return limit_s
 
 

@@ -105,7 +105,10 @@ def test_calls_that_take_long_by_right_have_longer_limits(make_scope: Callable[.
     scope = make_scope(tmp_path)
     assert call_limit_s(scope, "getProperty") == 10
     assert call_limit_s(scope, "snapImage") == 11
-    assert call_limit_s(scope, "setXYPosition") == pytest.approx(10 + 32.35)
+    assert call_limit_s(scope, "setXYPosition", "xy") == pytest.approx(10 + 32.35)
+    assert call_limit_s(scope, "setPosition", "z") == 10 + 3, "its own travel, not the longest one's"
+    assert call_limit_s(scope, "setGalvoPosition", "galvo_a.y") == 10 + 10
+    assert call_limit_s(scope, "fullFocus", "autofocus") == pytest.approx(10 + 32.35)
     assert call_limit_s(scope, "loadSystemConfiguration") is None
 
 
