@@ -89,6 +89,16 @@ class Process:
         return code
 
 
+@contextlib.contextmanager
+def _stopped_on_failure(process: Process) -> Iterator[None]:
+    """A process that does not come up is not left behind."""
+    try:
+        yield
+    except BaseException:
+        process.stop(signal.SIGKILL)
+        raise
+
+
 @dataclass
 class Server:
     """A running HTTP process."""
@@ -124,7 +134,8 @@ def start_server(data: Path, **environment: str) -> Server:
         [sys.executable, "-m", "queuescope.server", "--scope", "demo-dispim", "--data", str(data)],
         {"QUEUESCOPE_SERVICES__HTTP__PORT": "0", **environment},
     )
-    return Server(process, process.wait_for("http://"), Layout(data))
+    with _stopped_on_failure(process):
+        return Server(process, process.wait_for("http://"), Layout(data))
 
 
 def _starting() -> Iterator[Callable[..., Server]]:
@@ -263,7 +274,8 @@ def _start_valkey(layout: Layout, port: int) -> Process:
     )
     settings.chmod(0o600)
     process = Process([str(get_binary_path()), str(settings)])
-    until(lambda: any("Ready to accept connections" in line for line in process.lines))
+    with _stopped_on_failure(process):
+        until(lambda: any("Ready to accept connections" in line for line in process.lines))
     return process
 
 
@@ -314,8 +326,9 @@ def _start_queue_server(layout: Layout, valkey_port: int) -> Process:
     )
     start = "from bluesky_queueserver.manager.start_manager import start_manager; start_manager()"
     process = Process([sys.executable, "-c", start, "--config", str(settings)])
-    until(lambda: layout.control_socket.exists() or process.popen.poll() is not None)
-    assert process.popen.poll() is None, process.output()
+    with _stopped_on_failure(process):
+        until(lambda: layout.control_socket.exists() or process.popen.poll() is not None)
+        assert process.popen.poll() is None, process.output()
     return process
 
 
@@ -323,8 +336,8 @@ def _start_hardware(layout: Layout) -> Process:
     process = Process(
         [sys.executable, "-m", "queuescope.hardware", "--scope", "demo-dispim", "--data", str(layout.data)]
     )
-    hardware = connect_hardware(load_scope("demo-dispim", environ={}), layout, timeout_s=PATIENCE_S)
-    hardware.close()
+    with _stopped_on_failure(process):
+        connect_hardware(load_scope("demo-dispim", environ={}), layout, timeout_s=PATIENCE_S).close()
     return process
 
 
