@@ -267,7 +267,17 @@ class Property(_Device):
 
 
 Device = Annotated[
-    Stage | XYStage | Galvo | Camera | MultiCamera | State | ConfigGroup | ObjectiveTurret | Temperature | Autofocus | Property,
+    Stage
+    | XYStage
+    | Galvo
+    | Camera
+    | MultiCamera
+    | State
+    | ConfigGroup
+    | ObjectiveTurret
+    | Temperature
+    | Autofocus
+    | Property,
     Field(discriminator="kind"),
 ]
 
