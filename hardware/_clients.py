@@ -83,11 +83,14 @@ class Clients:
                 with self._lock:
                     self._drivers.add(client)
 
-    def opened(self, connection: Any, recording: str) -> None:
-        """This connection's client opened a recording."""
+    def opened(self, connection: Any, recording: str) -> bool:
+        """This connection's client opened a recording; False where it has gone meanwhile, and nobody will close it."""
         with self._lock:
-            client = self._client_of.get(id(connection), "")
+            client = self._client_of.get(id(connection))
+            if client is None:
+                return False
             self._recordings[client] = [*self._recordings.get(client, [])[-20:], recording]
+            return True
 
     def recordings(self, client: str) -> list[str]:
         """The recordings that this client opened last; asked once, when it is gone."""

@@ -84,8 +84,9 @@ class Endpoint:
             if not isinstance(payload, bytes | bytearray):
                 raise ArgumentError(f"{name}: the payload is {type(payload).__name__}, not bytes", thing=name)
             result = run(self._microscope, call, call.unpack_arguments(payload))
-            if self._clients is not None and name == "open_recording":
-                self._clients.opened(connection, result.recording)
+            clients = self._clients if name == "open_recording" else None
+            if clients is not None and not clients.opened(connection, result.recording):
+                self._microscope.close_recordings([result.recording], "the client that opened it is gone")
             return call.pack_result(result)
         except HardwareError as error:
             return packed_error(error)

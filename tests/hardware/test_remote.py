@@ -26,6 +26,7 @@ from queuescope.hardware import (
     halt_hardware,
 )
 from queuescope.hardware._address import address_of
+from queuescope.hardware._clients import Clients
 from queuescope.layout import Layout
 
 MakeScope = Callable[..., Scope]
@@ -227,6 +228,17 @@ def test_a_halt_reaches_the_hardware_over_tcp(
         watcher.move({"z": 1.0})
     assert watcher.rearm("a person").halted is None
     watcher.close()
+
+
+def test_a_recording_of_a_client_that_left_while_it_was_opened_is_nobodys() -> None:
+    """R3.12: its files must be finished at once, for nobody will close them."""
+    clients, connection = Clients(lambda client: None), object()
+    clients.joined(connection, "worker")
+    assert clients.opened(connection, "first")
+    clients.left(connection)
+    assert not clients.opened(connection, "second")
+    assert clients.recordings("worker") == ["first"]
+    clients.close()
 
 
 def test_a_stopped_client_leaves_no_light_on(
