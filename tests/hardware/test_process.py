@@ -55,7 +55,14 @@ def test_looking_for_the_process_has_a_deadline_and_sleeps(
     """R0.9: the error says where it looked and how to start it."""
     slept = []
     sleep = time.sleep
-    monkeypatch.setattr("queuescope.hardware._proxy.time.sleep", lambda s: (slept.append(s), sleep(s)))
+    here = threading.get_ident()  # other tests' threads may sleep meanwhile
+
+    def counted(seconds: float) -> None:
+        if threading.get_ident() == here:
+            slept.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr("queuescope.hardware._proxy.time.sleep", counted)
     layout = Layout(tmp_path / "data")
     with pytest.raises(HardwareGoneError, match=r"python -m queuescope\.hardware") as caught:
         connect(make_scope(tmp_path, "own"), layout, timeout_s=0.3)
