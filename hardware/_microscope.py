@@ -211,11 +211,15 @@ class Microscope(HandsOver):
         release_first(self._core, self._scope)
         return off
 
-    def wait_for_person(self, why: str, stopping: threading.Event) -> bool:
-        """With the lights off, until somebody rearms; False where ``stopping`` came first."""
+    def needs_person(self, why: str) -> None:
+        """From now on whoever asks is told why the rest isn't loaded: before anybody can ask, `wait_for_person` after."""
         self._waits, self._stage = why, "waiting"
+
+    def wait_for_person(self, stopping: threading.Event) -> bool:
+        """With the lights off, until somebody rearms; False where ``stopping`` came first."""
         log.warning(
-            "restarted after a process that died; lights are off; waits for a person (queuescope rearm): %s", why
+            "restarted after a process that died; lights are off; waits for a person (queuescope rearm): %s",
+            self._waits,
         )
         while not self._approved.wait(0.05):
             if stopping.is_set():

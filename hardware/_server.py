@@ -262,9 +262,10 @@ class Service:
         emit("lights-off-first", died=died, lights=[light.model_dump(mode="json") for light in lights])
         why = needs_person(self._scope, self._left)
         if why is not None:
+            microscope.needs_person(f"process {died} died, and {why}")
             self._listen(microscope)
             self.answer()
-            if not microscope.wait_for_person(f"process {died} died, and {why}", self._stopping):
+            if not microscope.wait_for_person(self._stopping):
                 raise _StoppedWhileWaiting
 
     def _listen(self, microscope: Microscope) -> None:
