@@ -132,7 +132,17 @@ class Stand:
         return client
 
     def wait_announced(self, run: Acquisition, n: int) -> None:
-        """Wait until the catalog announces ``n`` frames of the run's first dataset."""
+        """Wait until the catalog announces ``n`` frames of the run's first dataset.
+
+        A courier that starts again makes its half-written run anew; whoever subscribed to the old one a moment before hears
+        no more, and must subscribe again: from its first update on, as always.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._announced(run, n, PATIENCE_S / 6):
+            assert time.monotonic() < deadline, f"{n} frames of {run.uid} were not announced in {PATIENCE_S} s"
+
+    def _announced(self, run: Acquisition, n: int, quiet_s: float) -> bool:
+        """Whether ``n`` frames are announced; False after ``quiet_s`` without news."""
         from bluesky_tiled_plugins import subscribe_to_streams
 
         lengths: queue.Queue[int] = queue.Queue()
@@ -141,9 +151,14 @@ class Stand:
             if update.run_uid == run.uid:
                 lengths.put(update.update.shape[0])
 
-        with subscribe_to_streams(self.client(), told, streams={"primary": next(iter(run.frames))}):
-            while lengths.get(timeout=PATIENCE_S) < n:
+        with (
+            subscribe_to_streams(self.client(), told, streams={"primary": next(iter(run.frames))}),
+            contextlib.suppress(queue.Empty),
+        ):
+            while lengths.get(timeout=quiet_s) < n:
                 pass
+            return True
+        return False
 
     def close(self) -> None:
         for client in self._clients:
