@@ -43,8 +43,7 @@ class Released:
         """What every call answers meanwhile."""
         latch = self.latch or Latch(by="unknown", reason="no reason given", at=time.time())
         return ReleasedError(
-            f"released by {latch.by} at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(latch.at))} ({latch.reason}):"
-            " queuescope reclaim takes it back",
+            f"released by {latch.by} at {latch.clock} ({latch.reason}): queuescope reclaim takes it back",
             thing="hardware",
             by=latch.by,
             reason=latch.reason,

@@ -98,7 +98,7 @@ class Safety:
         latch = self._halted
         if latch is not None:
             raise HaltedError(
-                f"halted by {latch.by} at {_clock(latch.at)}: {latch.reason}; an operator must rearm"
+                f"halted by {latch.by} at {latch.clock}: {latch.reason}; an operator must rearm"
                 " (POST /api/scope/rearm, queuescope rearm)",
                 thing="halt",
                 by=latch.by,
@@ -128,7 +128,7 @@ class Safety:
         latch = self._interlock
         if latch is not None:
             raise InterlockError(
-                f"{what} is refused since {_clock(latch.at)}: {latch.reason}; an operator must close it and rearm"
+                f"{what} is refused since {latch.clock}: {latch.reason}; an operator must close it and rearm"
                 " (POST /api/scope/rearm, queuescope rearm)",
                 thing=latch.by,
                 at=latch.at,
@@ -359,7 +359,3 @@ class _Outcomes:
             self._done.get(name) or HaltStep(name=name, done=False, seconds=limit_s, error=NO_ANSWER)
             for name in self._threads
         )
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +22,11 @@ class Latch(_Value):
     reason: str
     at: float
     """Seconds since the epoch."""
+
+    @property
+    def clock(self) -> str:
+        """When that was, in this computer's time, for messages."""
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.at))
 
 
 class InterlockState(_Value):

@@ -12,7 +12,7 @@ from rich.pretty import Pretty
 
 from ..layout import Layout
 from ._rest import Rest, RestError
-from ._terminal import Data, Json, fail, print_json, running, say, show
+from ._terminal import Data, Json, fail, print_json, running, show, tell_queue_problems
 
 LOADING_S = 150.0
 """Loading a configuration may take long; the server gives up first."""
@@ -21,7 +21,7 @@ By = Annotated[str | None, typer.Option("--by", help="Who does this; by default 
 
 
 def _rest(layout: Layout) -> Rest:
-    return Rest(running(layout)["http"], layout.key("operator"), LOADING_S)
+    return Rest.of(layout, running(layout), timeout_s=LOADING_S)
 
 
 def release(
@@ -41,7 +41,7 @@ def release(
         print_json(answer)
         return
     show.print("[bold]released[/]: cameras and ports are free; 'queuescope reclaim' takes them back")
-    _tell_problems(answer)
+    tell_queue_problems(answer)
 
 
 def reclaim(
@@ -65,7 +65,7 @@ def reclaim(
     else:
         show.print("[bold]lights are loaded and off[/]; ", end="")
         show.print(f"{answer['hardware']['waits']}: 'queuescope rearm' lets it", markup=False)
-    _tell_problems(answer)
+    tell_queue_problems(answer)
 
 
 def approvals(data: Data = None, as_json: Json = False) -> None:
@@ -114,7 +114,7 @@ def approve(
         return
     words = "[bold red]refused[/]" if refuse else "[bold green]approved[/]"
     show.print(f"{words} by {escape(answer['by'])}: {escape(answer['reason'])}")
-    _tell_problems(answer)
+    tell_queue_problems(answer)
 
 
 def _post(path: str, body: dict[str, Any], data: str | None) -> dict[str, Any]:
@@ -124,11 +124,6 @@ def _post(path: str, body: dict[str, Any], data: str | None) -> dict[str, Any]:
     except RestError as error:
         fail(str(error))
     return answer
-
-
-def _tell_problems(answer: dict[str, Any]) -> None:
-    for problem in answer["problems"]:
-        say.print(f"the queue: {problem}", markup=False)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -21,9 +21,9 @@ class Rest:
         self._timeout_s = timeout_s
 
     @classmethod
-    def of(cls, layout: Layout, runtime: dict[str, Any], role: str = "operator") -> Rest:
+    def of(cls, layout: Layout, runtime: dict[str, Any], role: str = "operator", timeout_s: float = 30.0) -> Rest:
         """The server of a running stack."""
-        return cls(runtime["http"], layout.key(role))
+        return cls(runtime["http"], layout.key(role), timeout_s)
 
     def get(self, path: str) -> Any:
         return self._ask(path, None)

@@ -11,7 +11,7 @@ import typer
 from ..config import ScopeError, load_scope
 from ..layout import DEFAULT_SCOPE, Layout
 from ._rest import Rest, RestError
-from ._terminal import Data, Json, ScopeName, fail, print_json, running, say, show
+from ._terminal import Data, Json, ScopeName, fail, print_json, running, say, show, tell_queue_problems
 
 
 def halt(
@@ -103,8 +103,7 @@ def control(
         print_json(answer)
     else:
         show.print(f"[bold]{answer['control']['mode']}[/] in control, by {answer['control']['by']}", soft_wrap=True)
-        for problem in answer["problems"]:
-            say.print(f"the queue: {problem}", markup=False)
+        tell_queue_problems(answer)
     raise typer.Exit(1 if answer["problems"] else 0)
 
 

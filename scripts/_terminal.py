@@ -46,6 +46,12 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def tell_queue_problems(answer: dict[str, Any]) -> None:
+    """What a call of the microscope's people could not do with the queue."""
+    for problem in answer["problems"]:
+        say.print(f"the queue: {problem}", markup=False)
+
+
 def print_json(tree: Any) -> None:
     """One line on standard output."""
     sys.stdout.write(json.dumps(tree) + "\n")
