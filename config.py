@@ -93,6 +93,10 @@ class MicroManager(_Part):
     startup_allowed: tuple[str, ...] = ()
     """Entries ``LABEL.PROPERTY`` of the preset System/Startup that touch lights or axes and are applied all the same."""
     core_per_camera: tuple[Name, ...] = ()
+    """Cameras that get an MMCore of their own: one core's buffer holds frames of one size only, so cameras of different sizes
+    that record together need one each. Their hub, if they have one, must be theirs alone."""
+    buffer_mb: Annotated[int, Field(ge=16, le=1_000_000)] = 1000
+    """Frames of a sequence wait for the disk in MMCore's buffer, which grows up to this size (MB, for each core)."""
 
 
 class _Device(_Part):

@@ -149,7 +149,7 @@ class VolumeFlyer(OphydObject):
         """End a running volume after the slice in hand; done when it has ended. With its hardware it ended anyhow."""
         if self._kickoff is not None and self._state is not None and self._state.phase == "running":
             try:
-                self._state = self._hardware.stop_volume(self._state.recording)
+                self._state = self._hardware.stop_recording(self._state.recording)
             except (HardwareGoneError, UnknownNameError) as error:
                 self._state = self._lost(self._state, error)
 

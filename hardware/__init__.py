@@ -39,6 +39,8 @@ from ._latch import LatchFile, log_safety
 from ._safety_state import HaltOutcome, HaltReport, HaltStep, InterlockState, Latch, SafetyState, stopped_by
 from ._surface import (
     SURFACE,
+    BurstProgram,
+    BurstView,
     CameraState,
     DatasetPlan,
     DatasetState,
@@ -61,6 +63,8 @@ __all__ = [
     "ERRORS",
     "SURFACE",
     "ArgumentError",
+    "BurstProgram",
+    "BurstView",
     "BusyError",
     "CameraState",
     "CollisionError",

@@ -11,6 +11,7 @@ from ._dose_state import DoseState
 from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
 from ._surface import (
+    BurstProgram,
     CameraState,
     FocusState,
     FrameSettings,
@@ -119,11 +120,17 @@ class HardwareCalls(ABC):
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
         return self._call("start_volume", recording, program)
 
-    def stop_volume(self, recording: str) -> RecordingState:
-        return self._call("stop_volume", recording)
+    def start_burst(self, recording: str, program: BurstProgram) -> RecordingState:
+        return self._call("start_burst", recording, program)
 
-    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0) -> RecordingState:
-        return self._call("recording", recording, seen, wait_s)
+    def hold_recording(self, recording: str, hold: bool) -> RecordingState:
+        return self._call("hold_recording", recording, hold)
+
+    def stop_recording(self, recording: str) -> RecordingState:
+        return self._call("stop_recording", recording)
+
+    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0, gather_s: float = 0.0) -> RecordingState:
+        return self._call("recording", recording, seen, wait_s, gather_s)
 
     def close_recording(self, recording: str) -> RecordingState:
         return self._call("close_recording", recording)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import Camera, Scope
 from ._dose import Account
-from ._errors import DeviceError, HardwareTimeout, LimitError, ReadbackError, UnknownNameError
+from ._errors import ArgumentError, DeviceError, HardwareTimeout, LimitError, ReadbackError, UnknownNameError
 from ._lights import Lights
 from ._mmcore import Core
 from ._optics import Optics
@@ -35,8 +35,11 @@ class Frame:
 class Cameras:
     """All cameras of the scope, by name."""
 
-    def __init__(self, core: Core, scope: Scope, lights: Lights, optics: Optics) -> None:
-        self._core, self._scope, self._lights, self._optics = core, scope, lights, optics
+    def __init__(
+        self, core: Core, scope: Scope, lights: Lights, optics: Optics, own: Mapping[str, Core] | None = None
+    ) -> None:
+        """``own``: cores of cameras that have one of their own (`micromanager.core_per_camera`)."""
+        self._shared, self._own, self._scope, self._lights, self._optics = core, own or {}, scope, lights, optics
         self._cameras: dict[str, Camera] = scope.of_kind("camera")
         self._lock = threading.RLock()
         self._noted: dict[str, CameraState] = {}
@@ -55,6 +58,31 @@ class Cameras:
             known = sorted(self._cameras)
             raise UnknownNameError(f"{name!r} is none of the cameras {known}", thing="camera", value=name, known=known)
         return self._cameras[name]
+
+    def core(self, name: str) -> Core:
+        """The core that this camera is loaded in."""
+        return self._own.get(name, self._shared)
+
+    def check_same_size(self, names: list[str]) -> None:
+        """
+        Raises
+        ------
+        ArgumentError
+            Where cameras that record together into one core's buffer give frames of different sizes.
+        """
+        sizes: dict[int, dict[str, tuple[int, int, str]]] = {}
+        for name in names:
+            state = self.state(name)
+            sizes.setdefault(id(self.core(name)), {})[name] = (state.width, state.height, state.dtype)
+        for found in sizes.values():
+            if len(set(found.values())) > 1:
+                raise ArgumentError(
+                    f"cameras that record together must give frames of one size and type, these give {found}: set the same"
+                    " binning and ROI, acquire one view after the other, or give them an MMCore each"
+                    " (micromanager.core_per_camera, scope file)",
+                    thing="program.views.camera",
+                    value=list(found),
+                )
 
     def check(self, name: str, settings: FrameSettings) -> None:
         """Exposure, light and power against their limits.
@@ -95,7 +123,7 @@ class Cameras:
         text = None if binning is None else self._binning_text(name, label, binning)
         with self._current(name):
             if text is not None and binning is not None:
-                self._core.write(name, label, "Binning", text)
+                self.core(name).write(name, label, "Binning", text)
                 got = self._binning(name, label)
                 if got != binning:
                     raise ReadbackError(
@@ -114,7 +142,7 @@ class Cameras:
         camera = self.camera(name)
         if (noted := self._noted.get(name)) is not None:
             return noted
-        mm, ask = self._core.mm, self._core.ask
+        mm, ask = self.core(name).mm, self.core(name).ask
         with self._current(name, patience_s):
             dtype = self._dtype(name)
             binning = self._binning(name, camera.label)
@@ -132,11 +160,13 @@ class Cameras:
             )
 
     @contextmanager
-    def held(self, name: str) -> Iterator[None]:
-        """Keep this camera MMCore's current one while a sequence runs; meanwhile every camera's state is what it is now."""
-        with self._current(name):
+    def held(self, names: list[str]) -> Iterator[None]:
+        """Keep a camera of each core its current one while a sequence runs; meanwhile every camera's state is what it is now."""
+        with self._current(names[0]):
             states = {camera: self.state(camera) for camera in self._cameras}
-            self._core.ask(name, self._core.mm.setCameraDevice, self.camera(name).label)
+            for name in reversed(names):
+                core = self.core(name)
+                core.ask(name, core.mm.setCameraDevice, self.camera(name).label)
             self._noted = states
             try:
                 yield
@@ -147,7 +177,8 @@ class Cameras:
         """The exposure that these settings mean, in seconds."""
         if settings.exposure_ms is not None:
             return settings.exposure_ms / 1000
-        return self._core.ask(name, self._core.mm.getExposure, self.camera(name).label) / 1000
+        core = self.core(name)
+        return float(core.ask(name, core.mm.getExposure, self.camera(name).label)) / 1000
 
     def dose(self, name: str, settings: FrameSettings) -> dict[str, float]:
         """By light: what one frame will give, in % × s."""
@@ -163,7 +194,7 @@ class Cameras:
         The light counts for ``account``; None: for the sample that is open.
         """
         label = self.camera(name).label
-        mm, ask = self._core.mm, self._core.ask
+        mm, ask = self.core(name).mm, self.core(name).ask
         with self._current(name):
             if settings.exposure_ms is not None:
                 self._set_exposure(name, label, settings.exposure_ms)
@@ -182,12 +213,12 @@ class Cameras:
 
     def _set_exposure(self, name: str, label: str, exposure_ms: float) -> None:
         """Cameras round an exposure to their line time: 2 % or 0.1 ms are taken for that."""
-        mm, ask = self._core.mm, self._core.ask
+        mm, ask = self.core(name).mm, self.core(name).ask
         limit = max(0.02 * exposure_ms, 0.1)
         if ask(name, mm.getExposure, label) == exposure_ms:
             return
         ask(name, mm.setExposure, label, exposure_ms)
-        self._core.wait(name, label)
+        self.core(name).wait(name, label)
         got = ask(name, mm.getExposure, label)
         if not abs(got - exposure_ms) <= limit:
             raise ReadbackError(
@@ -199,7 +230,8 @@ class Cameras:
             )
 
     def _binning_text(self, name: str, label: str, binning: int) -> str:
-        texts = self._core.ask(name, self._core.mm.getAllowedPropertyValues, label, "Binning")
+        core = self.core(name)
+        texts = core.ask(name, core.mm.getAllowedPropertyValues, label, "Binning")
         allowed = {factor: text for text in texts if (factor := _factor(text)) is not None}
         if binning not in allowed:
             raise LimitError(
@@ -211,22 +243,22 @@ class Cameras:
         return allowed[binning]
 
     def _binning(self, name: str, label: str) -> int:
-        text = self._core.read(name, label, "Binning")
+        text = self.core(name).read(name, label, "Binning")
         factor = _factor(text)
         if factor is None:
             raise DeviceError(f"{name}: its binning reads {text!r}, which is no factor", thing=name)
         return factor
 
     def _gain(self, name: str, label: str) -> float | None:
-        if not self._core.mm.hasProperty(label, "Gain"):
+        if not self.core(name).mm.hasProperty(label, "Gain"):
             return None
         try:
-            return float(self._core.read(name, label, "Gain"))
+            return float(self.core(name).read(name, label, "Gain"))
         except ValueError:  # a name, not a number
             return None
 
     def _dtype(self, name: str) -> str:
-        size = self._core.ask(name, self._core.mm.getBytesPerPixel)
+        size = self.core(name).ask(name, self.core(name).mm.getBytesPerPixel)
         if size not in DTYPES:
             raise DeviceError(
                 f"{name} gives {size} bytes a pixel; only monochrome 8 or 16 bit can be recorded: set its PixelType",
@@ -262,14 +294,15 @@ class Cameras:
     @contextmanager
     def current(self, name: str, label: str, patience_s: float | None = None) -> Iterator[None]:
         """The same for the device with this label, called ``name``: a camera, or a multi-camera."""
-        limit = self._exposure_s + (self._core.call_timeout_s if patience_s is None else patience_s)
+        core = self.core(name)
+        limit = self._exposure_s + (core.call_timeout_s if patience_s is None else patience_s)
         if not self._lock.acquire(timeout=limit):
             raise HardwareTimeout(
                 f"{name}: a camera has been busy for {limit:.1f} s, longer than any exposure", thing=name, limit=limit
             )
         try:
-            if self._core.mm.getCameraDevice() != label:
-                self._core.ask(name, self._core.mm.setCameraDevice, label)
+            if core.mm.getCameraDevice() != label:
+                core.ask(name, core.mm.setCameraDevice, label)
             yield
         finally:
             self._lock.release()

@@ -1,16 +1,17 @@
-"""Frames of cameras that are triggered by something else: taken from MMCore's buffer as they come, until all are there.
+"""Frames that something else times (a trigger, the camera itself), taken from MMCore's buffers as they come, until all are there.
 
-Cameras that record together share MMCore's one buffer: their frames must be of one size, and are told apart by their label.
+Cameras of one core share its one buffer: their frames must be of one size, and are told apart by their label.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from ._cameras import Cameras, Frame
-from ._errors import ArgumentError, HardwareError
+from ._errors import ArgumentError, DeviceError, HardwareError
 from ._mmcore import Core, new_metadata
 from ._pace import Running
 
@@ -18,61 +19,52 @@ LATE_S = 2.0
 """When whoever triggers has ended, and no frame has come for so long (and its exposure), no more will come."""
 LOOK_S = 0.1
 """How often the one who triggers is asked whether it has ended."""
-BUFFER_MB = 1000
-"""The buffer holds a volume up to this size whole; a larger one must reach the disk meanwhile."""
+ROOM_S = 0.005
+"""How long to wait for the writer before the buffer is looked at again."""
+SPARE = 3
+"""Frames for which the buffer must have room, while more are to come: as many come until the cameras have stopped."""
 
 
-def check_same_size(cameras: Cameras, names: list[str]) -> None:
-    """
-    Raises
-    ------
-    ArgumentError
-        Where cameras that record together give frames of different sizes.
-    """
-    sizes = {}
-    for name in names:
-        state = cameras.state(name)
-        sizes[name] = (state.width, state.height, state.dtype)
-    if len(set(sizes.values())) > 1:
-        raise ArgumentError(
-            f"cameras that record together must give frames of one size and type, these give {sizes}: set the same binning and"
-            " ROI, or acquire one view after the other",
-            thing="program.views.camera",
-            value=list(sizes),
-        )
+class Source:
+    """The cameras of one core, and its buffer."""
 
+    def __init__(self, core: Core, labels: dict[str, str], frames: Mapping[str, int]) -> None:
+        """``labels``: the cameras' names by their label; ``frames``: how many each is to take, by name."""
+        self._core, self._labels, self._frames = core, labels, frames
+        self._first = next(iter(labels.values()))
+        self._only = self._first if len(labels) == 1 else None
+        self._total = sum(frames[name] for name in labels.values())
+        self._taken = 0
+        self._numbers = dict.fromkeys(labels.values(), 0)
+        self._capacity = 0
 
-class Capture:
-    """Sequences of one or more cameras. Whoever uses it holds the cameras (`Cameras.held`)."""
-
-    def __init__(self, core: Core, cameras: Cameras, frames: Mapping[str, int]) -> None:
-        """``frames``: how many each camera, by name, is to take."""
-        self._core, self._cameras, self.frames = core, cameras, dict(frames)
-        self._labels = {cameras.camera(name).label: name for name in frames}
-        self._only = next(iter(frames)) if len(frames) == 1 else None
+    def prepare(self, frame_bytes: int, buffer_mb: int) -> None:
+        """Make room in the buffer for all frames, or ``buffer_mb``."""
+        mm, ask = self._core.mm, self._core.ask
+        wanted = min(buffer_mb, frame_bytes * self._total // 2**20 + 16)
+        if not wanted <= ask(self._first, mm.getCircularBufferMemoryFootprint) <= buffer_mb:
+            ask(self._first, mm.setCircularBufferMemoryFootprint, wanted)
+        ask(self._first, mm.clearCircularBuffer)
 
     def start(self) -> None:
-        """Make every camera wait for its triggers."""
         mm, ask = self._core.mm, self._core.ask
-        first = next(iter(self._labels.values()))
-        state = self._cameras.state(first)
-        size = state.width * state.height * (1 if state.dtype == "uint8" else 2) * sum(self.frames.values())
-        wanted = min(BUFFER_MB, size // 2**20 + 16)
-        if ask(first, mm.getCircularBufferMemoryFootprint) < wanted:
-            ask(first, mm.setCircularBufferMemoryFootprint, wanted)
-        ask(first, mm.clearCircularBuffer)
         for label, name in self._labels.items():
-            ask(name, mm.startSequenceAcquisition, label, self.frames[name], 0.0, True)
+            ask(name, mm.startSequenceAcquisition, label, self._frames[name], 0.0, True)
+        self._capacity = ask(self._first, mm.getBufferTotalCapacity)
 
-    def next(self) -> tuple[str, Frame] | None:
-        """The next frame and the name of its camera; None where there is none yet. The frame's time is when it was read."""
-        mm = self._core.mm
-        first = next(iter(self.frames))
-        if not self._core.ask(first, mm.getRemainingImageCount):
-            return None
+    @property
+    def waiting(self) -> int:
+        """Frames in the buffer."""
+        return int(self._core.ask(self._first, self._core.mm.getRemainingImageCount))
+
+    def take(self) -> tuple[str, Frame]:
+        """The oldest frame of the buffer, which must have one, and its camera. Its time is when MMCore received it."""
         metadata = new_metadata()
-        image = self._core.ask(first, mm.popNextImageMD, metadata)
-        return self._camera_of(metadata), Frame(image, time.time())
+        image = self._core.ask(self._first, self._core.mm.popNextImageMD, metadata)
+        name = self._camera_of(metadata)
+        self._taken += 1
+        self._check_number(name, metadata)
+        return name, Frame(image, _received(metadata))
 
     def _camera_of(self, metadata: Any) -> str:
         if self._only is not None:
@@ -82,18 +74,44 @@ class Capture:
             raise ArgumentError(f"a frame says that it is of camera {label!r}, which records nothing", thing="camera")
         return self._labels[label]
 
+    def _check_number(self, name: str, metadata: Any) -> None:
+        """A frame that was lost on the way leaves a gap."""
+        expected = self._numbers[name]
+        number = int(metadata.GetSingleTag("ImageNumber").GetValue())
+        self._numbers[name] = expected + 1
+        if number != expected:
+            raise DeviceError(
+                f"{name}: frame {number} came in the place of frame {expected}: frames between them were lost before they"
+                " reached MMCore",
+                thing=name,
+                value=number,
+                limit=expected,
+            )
+
+    def overtaken(self) -> str | None:
+        """Why it must end before the buffer is full; None while there is room for what may still come."""
+        mm, ask = self._core.mm, self._core.ask
+        waiting = self.waiting
+        to_come = self._total - self._taken - waiting
+        free = ask(self._first, mm.getBufferFreeCapacity)
+        if to_come <= 0 or free >= min(to_come, SPARE * len(self._labels)):
+            return None
+        return (
+            f"the disk doesn't keep up: {waiting} frames wait in MMCore's buffer, which holds {self._capacity}, and {to_come} are"
+            " still to come: ended before one was lost. Expose longer, take fewer frames or a smaller ROI, or raise"
+            " micromanager.buffer_mb (scope file)"
+        )
+
     @property
     def running(self) -> bool:
-        """Whether any of the cameras still waits for triggers."""
         mm, ask = self._core.mm, self._core.ask
         return any(ask(name, mm.isSequenceRunning, label) for label, name in self._labels.items())
 
     @property
     def overflowed(self) -> bool:
-        return bool(self._core.ask(next(iter(self.frames)), self._core.mm.isBufferOverflowed))
+        return bool(self._core.ask(self._first, self._core.mm.isBufferOverflowed))
 
     def stop(self) -> None:
-        """No camera waits any more; frames that are in the buffer stay there. The first failure is raised at the end."""
         failed: HardwareError | None = None
         for label, name in self._labels.items():
             try:
@@ -105,14 +123,86 @@ class Capture:
             raise failed
 
 
+def _received(metadata: Any) -> float:
+    return datetime.fromisoformat(metadata.GetSingleTag("TimeReceivedByCore").GetValue()).timestamp()
+
+
+class Capture:
+    """Sequences of one or more cameras. Whoever uses it holds the cameras (`Cameras.held`)."""
+
+    def __init__(self, cameras: Cameras, frames: Mapping[str, int], buffer_mb: int) -> None:
+        """``frames``: how many each camera, by name, is to take; ``buffer_mb``: `micromanager.buffer_mb`."""
+        self._cameras, self.frames, self._buffer_mb = cameras, dict(frames), buffer_mb
+        of_core: dict[int, dict[str, str]] = {}
+        cores = {name: cameras.core(name) for name in frames}
+        for name, core in cores.items():
+            of_core.setdefault(id(core), {})[cameras.camera(name).label] = name
+        self._sources = [Source(cores[next(iter(labels.values()))], labels, frames) for labels in of_core.values()]
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Make room for the frames: memory that nobody should wait for with the light on."""
+        for source in self._sources:
+            state = self._cameras.state(source._first)
+            source.prepare(state.width * state.height * (1 if state.dtype == "uint8" else 2), self._buffer_mb)
+        self._prepared = True
+
+    def start(self) -> None:
+        """Make every camera wait for its triggers, or run."""
+        if not self._prepared:
+            self.prepare()
+        for source in self._sources:
+            source.start()
+
+    def next(self) -> tuple[str, Frame] | None:
+        """The next frame and the name of its camera, from the fullest buffer; None where there is none yet."""
+        if len(self._sources) == 1:
+            source = self._sources[0]
+            return source.take() if source.waiting else None
+        fullest = max(self._sources, key=lambda source: source.waiting)
+        return fullest.take() if fullest.waiting else None
+
+    def overtaken(self) -> str | None:
+        """Why it must end now, before a buffer is full; None while all have room."""
+        return next((why for source in self._sources if (why := source.overtaken()) is not None), None)
+
+    @property
+    def running(self) -> bool:
+        """Whether any of the cameras still waits for triggers, or runs."""
+        return any(source.running for source in self._sources)
+
+    @property
+    def overflowed(self) -> bool:
+        return any(source.overflowed for source in self._sources)
+
+    def stop(self) -> None:
+        """No camera waits any more; frames that are in a buffer stay there. The first failure is raised at the end."""
+        failed: HardwareError | None = None
+        for source in self._sources:
+            try:
+                source.stop()
+            except HardwareError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+
 class Collector:
     """Takes the frames of a capture into the recording, each with the position that the program has for it."""
 
-    def __init__(self, run: Running, capture: Capture, places: Mapping[str, list[dict[str, float]]]) -> None:
-        """``places``: by camera, the position of each frame; a camera's name is that of its view."""
-        self._run, self._capture, self._places = run, capture, places
+    def __init__(
+        self,
+        run: Running[Any],
+        capture: Capture,
+        places: Mapping[str, list[dict[str, float]]],
+        programmed: bool = True,
+    ) -> None:
+        """``places``: by camera, the position of each frame; ``programmed``: they were commanded, not read back."""
+        self._run, self._capture, self._places, self._programmed = run, capture, places, programmed
         self._datasets = {view.camera: view.dataset for view in run.program.views}
         self.got = dict.fromkeys(places, 0)
+        self._torn = False
+        """A frame was lost: those after it can't be counted."""
 
     @property
     def complete(self) -> bool:
@@ -135,6 +225,13 @@ class Collector:
         while not self.complete:
             if self._run.ending.is_set() or self._run.recording.failed:
                 return not self._run.ends_early()
+            why = self._capture.overtaken()
+            if why is not None:
+                self._run.note(why)
+                return False
+            if not self._run.has_room(ROOM_S):
+                news = time.monotonic()
+                continue
             if self.take_one():
                 news = time.monotonic()
                 continue
@@ -149,13 +246,19 @@ class Collector:
 
     def take_one(self) -> bool:
         """Record the next frame, if there is one."""
-        found = self._capture.next()
+        if self._torn:
+            return False
+        try:
+            found = self._capture.next()
+        except DeviceError:
+            self._torn = True
+            raise
         if found is None:
             return False
         camera, frame = found
         index = self.got[camera]
         if index < len(self._places[camera]):
-            self._run.record(self._datasets[camera], frame, self._places[camera][index], programmed=True)
+            self._run.record(self._datasets[camera], frame, self._places[camera][index], self._programmed)
             self.got[camera] += 1
         return True
 

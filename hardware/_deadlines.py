@@ -14,6 +14,9 @@ SLOWEST_PER_S = {"um": 100.0, "mm": 0.1, "deg": 1.0}
 DISK_S = 10.0
 """Writing and syncing what is in hand may take this long."""
 
+SLOWEST_DISK_MB_S = 100.0
+"""What is in MMCore's buffer reaches the disk at least at this speed."""
+
 URGENT = frozenset(("safety", "halt", "rearm", "arm"))
 """Calls that have a listener of their own, so that they wait behind no other call and no full pool of connections."""
 
@@ -41,6 +44,14 @@ def exposure_s(scope: Scope, camera: str | None, settings: FrameSettings) -> flo
     return asked / 1000  # what lies outside is refused, at once
 
 
+def stopping_s(scope: Scope, axes: Mapping[str, Axis] | None = None) -> float:
+    """Longest time until a volume or burst has ended that was told to: its exposure and move in hand, its frames to the disk."""
+    axes = scope.axes() if axes is None else axes
+    slice_s = sum(camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())
+    buffered_s = scope.micromanager.buffer_mb / SLOWEST_DISK_MB_S
+    return scope.micromanager.call_timeout_s + DISK_S + buffered_s + slice_s + travel_s(axes.values())
+
+
 def allowance_s(scope: Scope, name: str, values: Mapping[str, Any], axes: Mapping[str, Axis] | None = None) -> float:
     """What this call may take beyond `call_timeout_s`. ``axes``: those of the scope, where the caller keeps them."""
     axes = scope.axes() if axes is None else axes
@@ -60,11 +71,12 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any], axes: Mappin
             return DISK_S + 2 * exposure_s(scope, None, values["settings"])
         case "record_frame":
             return DISK_S + sum(2 * exposure_s(scope, None, s) for s in values["settings"].values())
-        case "recording" | "events":
+        case "recording":
+            return sum(max(0.0, min(values[name], 30.0)) for name in ("wait_s", "gather_s"))
+        case "events":
             return max(0.0, min(values["wait_s"], 30.0))
-        case "open_recording" | "close_recording" | "stop_volume":
-            slice_s = sum(camera.exposure_ms[1] / 1000 for camera in scope.of_kind("camera").values())
-            return DISK_S + slice_s + travel_s(axes.values())
+        case "open_recording" | "close_recording" | "stop_recording" | "hold_recording":
+            return stopping_s(scope, axes) - scope.micromanager.call_timeout_s
         case "rearm" | "reclaim":
             return LOADING_S  # they may load everything
         case "lights_off":

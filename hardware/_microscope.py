@@ -56,6 +56,7 @@ from ._safety_state import HaltReport, SafetyState
 from ._scanners import Scanners
 from ._surface import (
     SAMPLE_ID,
+    BurstProgram,
     CameraState,
     FocusState,
     FrameSettings,
@@ -78,7 +79,7 @@ Told = TypeVar("Told", float, str, float | str)
 MOVES_OR_SHINES = frozenset(
     (
         *("move", "select", "focus", "lock_focus", "set_light", "apply_channel"),
-        *("snap", "record_frame", "record_together", "start_volume"),
+        *("snap", "record_frame", "record_together", "start_volume", "start_burst"),
     )
 )
 
@@ -499,13 +500,22 @@ class Microscope(HandsOver):
         self._permit_light(*(view.settings for view in program.views))
         return self._recorder.start_volume(recording, program)
 
-    def stop_volume(self, recording: str) -> RecordingState:
-        self._alive()
-        return self._recorder.stop_volume(recording)
+    def start_burst(self, recording: str, program: BurstProgram) -> RecordingState:
+        self._idle("start_burst")
+        self._permit_light(*(view.settings for view in program.views))
+        return self._recorder.start_burst(recording, program)
 
-    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0) -> RecordingState:
+    def hold_recording(self, recording: str, hold: bool) -> RecordingState:
         self._alive()
-        return self._recorder.state(recording, seen, wait_s)
+        return self._recorder.hold_recording(recording, hold)
+
+    def stop_recording(self, recording: str) -> RecordingState:
+        self._alive()
+        return self._recorder.stop_recording(recording)
+
+    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0, gather_s: float = 0.0) -> RecordingState:
+        self._alive()
+        return self._recorder.state(recording, seen, wait_s, gather_s)
 
     def close_recording(self, recording: str) -> RecordingState:
         self._alive()

@@ -1,24 +1,35 @@
-"""What every way of timing a volume has in common: the order of its frames, and what one run of it can do."""
+"""What every way of timing frames has in common: what one run of a program can do, and the order of a volume's frames."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ._cameras import Frame
 from ._recording import Recording
-from ._surface import VolumeProgram, VolumeView
+from ._surface import BurstProgram, VolumeProgram, VolumeView
+
+Program = VolumeProgram | BurstProgram
+P = TypeVar("P", bound=Program)
+P_co = TypeVar("P_co", bound=Program, covariant=True)
+P_contra = TypeVar("P_contra", bound=Program, contravariant=True)
 
 
-class Running(Protocol):
-    """A volume that is being acquired, as its pace sees it."""
+class Running(Protocol[P_co]):
+    """A program that is being carried out, as its pace sees it."""
 
     recording: Recording
-    program: VolumeProgram
     ending: threading.Event
     """Somebody wants it to end at once."""
+
+    @property
+    def program(self) -> P_co: ...
+
+    def goes_on(self) -> bool:
+        """Whether the next exposure may begin; waits while it is held. False: it must end (see `ends_early`)."""
+        ...
 
     def ends_early(self) -> bool:
         """Whether it must end before its last frame: it was stopped (which is noted), or its frames can't be written."""
@@ -37,26 +48,36 @@ class Running(Protocol):
         ...
 
     def record(self, dataset: str, frame: Frame, position: dict[str, float], programmed: bool = False) -> None:
-        """Check a frame and hand it to the writer; ``programmed``: the position was commanded, not read back."""
+        """Check a frame and hand it to the writer; ``programmed``: the position was commanded, not read back.
+
+        Waits while the writer has as much as it may hold.
+        """
+        ...
+
+    def has_room(self, timeout_s: float) -> bool:
+        """Whether the writer can take a frame at once; waits so long for it."""
         ...
 
 
-class Pace(Protocol):
-    """Who times the slices: the hardware process, a camera, a controller."""
+class Pace(Protocol[P_contra]):
+    """Who times the frames: the hardware process, a camera, a controller."""
 
-    def check(self, program: VolumeProgram) -> None:
+    can_wait: bool
+    """Whether it can wait before any exposure (`Running.goes_on`); what something else times can't."""
+
+    def check(self, program: P_contra) -> None:
         """What this pace can't do, and limits that only it reaches, before anything moves. Raises a `HardwareError`."""
         ...
 
-    def dose(self, program: VolumeProgram) -> dict[str, float]:
+    def dose(self, program: P_contra) -> dict[str, float]:
         """By light: what the sample will get, in % × s."""
         ...
 
-    def moves(self, program: VolumeProgram) -> list[str]:
+    def moves(self, program: P_contra) -> list[str]:
         """Axes that will not be where they were; afterwards they go back."""
         ...
 
-    def run(self, run: Running) -> None:
+    def run(self, run: Running[P_contra]) -> None:
         """Take the frames. However it ends, what this pace has set going is stopped and what it has changed is restored."""
         ...
 

@@ -14,11 +14,12 @@ from ._scanners import Scanners
 from ._software_pace import SoftwarePace
 from ._spim_pace import SpimPace
 from ._stage_pace import StagePace
+from ._surface import VolumeProgram
 
 
 def pace_of(
     core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights, scanners: Scanners, kept: Path
-) -> Pace:
+) -> Pace[VolumeProgram]:
     """`Volume.trigger` of the scope file; ``kept`` remembers what a controller's run has changed (`Kept`)."""
     match scope.volume.trigger:
         case "tiger_spim":

@@ -1,4 +1,4 @@
-"""The recorder: opens a run's files, takes frames into them, and follows volumes."""
+"""The recorder: opens a run's files, takes frames into them, and follows volumes and bursts."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from ..config import Scope
 from ..layout import Layout
 from ._axes import Axes
+from ._burst_pace import BurstPace
 from ._cameras import Cameras, Frame
-from ._deadlines import DISK_S, exposure_s, travel_s
+from ._deadlines import DISK_S, stopping_s
 from ._errors import ArgumentError, HardwareTimeout, LimitError, RecordingError, UnknownNameError
 from ._lights import Lights
 from ._ome_zarr import DatasetFiles
-from ._pace import Pace
+from ._pace import P, Pace
+from ._program_run import ProgramRun
+from ._programs import check_burst, check_volume
 from ._recording import Dataset, Recording
 from ._software_pace import SoftwarePace
-from ._surface import FrameSettings, RecordingPlan, RecordingState, VolumeProgram
+from ._surface import BurstProgram, FrameSettings, RecordingPlan, RecordingState, VolumeProgram
 from ._together import MultiCameras
 from ._unfinished import Unfinished
-from ._volume import VolumeRun, check_program
 from ._writer import FrameWriter
 
 KEPT = 200
@@ -42,7 +45,7 @@ class Recorder:
         axes: Axes,
         cameras: Cameras,
         lights: Lights,
-        pace: Pace,
+        pace: Pace[VolumeProgram],
         together: MultiCameras,
     ) -> None:
         self._together = together
@@ -52,9 +55,10 @@ class Recorder:
         self._unfinished.mend()
         self._recordings: dict[str, Recording] = {}
         self._writer = FrameWriter()
-        self._volume: VolumeRun | None = None
+        self._burst = BurstPace(scope, axes, cameras, lights)
+        self._run: ProgramRun[Any] | None = None
         self._taking = threading.Lock()
-        """One frame, or the start of one volume, at a time."""
+        """One frame, or the start of one volume or burst, at a time."""
 
     def open(self, plan: RecordingPlan) -> RecordingState:
         """Create the files of a run's datasets; see `Hardware.open_recording`."""
@@ -168,7 +172,7 @@ class Recorder:
         """Hand frames to the writer as they are taken, and wait until all are durable."""
         try:
             for name, frame, position in frames:
-                self._record(recording, name, frame, position)
+                self.record(recording, name, frame, position)
         except Exception as error:
             recording.drain(DISK_S)  # frames taken before are good
             recording.fail(str(error))
@@ -180,10 +184,14 @@ class Recorder:
             raise RecordingError(str(recording.error), **recording.counts())
         return recording.state()
 
-    def _record(
+    def has_room(self, timeout_s: float) -> bool:
+        """Whether the writer can take a frame at once; waits so long for it."""
+        return self._writer.has_room(timeout_s)
+
+    def record(
         self, recording: Recording, name: str, frame: Frame, position: dict[str, float], programmed: bool = False
     ) -> None:
-        """Hand a frame to the writer, if it is what the dataset was made for."""
+        """Hand a frame to the writer, if it is what the dataset was made for; waits while the writer has enough."""
         files = recording.datasets[name].files
         if frame.array.shape != files.frame_shape or frame.array.dtype.name != files.dtype.name:
             raise RecordingError(
@@ -199,13 +207,23 @@ class Recorder:
         """Check everything, then acquire in a thread; see `Hardware.start_volume`."""
         with self._taking:
             recording = self._ready(identity)
-            check_program(recording, program, self._axes, self._cameras)
+            check_volume(recording, program, self._axes, self._cameras)
             pace = self._pace if program.trigger is None else SoftwarePace(self._axes, self._cameras)
-            pace.check(program)
-            self._lights.meter.check(pace.dose(program), recording.account)
-            self._volume = VolumeRun(recording, program, pace, self._axes, self._lights, self._record)
-            self._volume.start()
-            return recording.state()
+            return self._start(recording, program, pace)
+
+    def start_burst(self, identity: str, program: BurstProgram) -> RecordingState:
+        """Check everything, then acquire in a thread; see `Hardware.start_burst`."""
+        with self._taking:
+            recording = self._ready(identity)
+            check_burst(recording, program, self._cameras)
+            return self._start(recording, program, self._burst)
+
+    def _start(self, recording: Recording, program: P, pace: Pace[P]) -> RecordingState:
+        pace.check(program)
+        self._lights.meter.check(pace.dose(program), recording.account)
+        self._run = ProgramRun(recording, program, pace, self._axes, self._lights, self)
+        self._run.start()
+        return recording.state()
 
     def _check_dose(self, recording: Recording, frames: list[tuple[str, FrameSettings, int]]) -> None:
         """Refuse, before any light, frames (camera, settings, how many) that would exceed a budget together."""
@@ -215,33 +233,49 @@ class Recorder:
                 asked[light] = asked.get(light, 0.0) + count * dose
         self._lights.meter.check(asked, recording.account)
 
-    def stop_volume(self, identity: str, why: str = "stopped by stop_volume") -> RecordingState:
-        """End a volume after the slice in hand, wait for it; without one running nothing happens."""
+    def hold_recording(self, identity: str, hold: bool) -> RecordingState:
+        """Have a running volume or burst wait, or go on; see `Hardware.hold_recording`."""
         recording = self._known(identity)
-        volume = self._volume
-        if volume is not None and volume.recording is recording and volume.running:
-            volume.stop(why)
-            slice_s = sum(exposure_s(self._scope, camera, FrameSettings()) for camera in self._scope.of_kind("camera"))
-            limit_s = self._scope.micromanager.call_timeout_s + DISK_S + slice_s + travel_s(self._scope.axes().values())
-            if not volume.join(limit_s):
-                raise HardwareTimeout(f"the volume has not ended after {limit_s:g} s", thing="volume", limit=limit_s)
+        run = self._run_of(recording)
+        limit_s = stopping_s(self._scope)
+        if run is not None and not run.hold(hold, limit_s):
+            raise HardwareTimeout(
+                f"the exposure in hand has not ended after {limit_s:g} s", thing="recording", limit=limit_s
+            )
         return recording.state()
 
-    def state(self, identity: str, seen: int, wait_s: float) -> RecordingState:
+    def stop_recording(self, identity: str, why: str = "stopped by stop_recording") -> RecordingState:
+        """End a volume or burst after the exposure in hand, wait for it; without one running nothing happens."""
+        recording = self._known(identity)
+        run = self._run_of(recording)
+        if run is not None:
+            run.stop(why)
+            limit_s = stopping_s(self._scope)
+            if not run.join(limit_s):
+                raise HardwareTimeout(f"it has not ended after {limit_s:g} s", thing="recording", limit=limit_s)
+        return recording.state()
+
+    def _run_of(self, recording: Recording) -> ProgramRun[Any] | None:
+        """What runs now into this recording."""
+        run = self._run
+        return run if run is not None and run.recording is recording and run.running else None
+
+    def state(self, identity: str, seen: int, wait_s: float, gather_s: float) -> RecordingState:
         """See `Hardware.recording`."""
-        if not (math.isfinite(wait_s) and 0 <= wait_s <= LONGEST_WAIT_S):
-            raise LimitError(
-                f"wait_s {wait_s} is outside [0, {LONGEST_WAIT_S:g}]",
-                thing="wait_s",
-                value=repr(wait_s),
-                limit=[0, LONGEST_WAIT_S],
-            )
-        return self._known(identity).wait(seen, wait_s)
+        for name, value in (("wait_s", wait_s), ("gather_s", gather_s)):
+            if not (math.isfinite(value) and 0 <= value <= LONGEST_WAIT_S):
+                raise LimitError(
+                    f"{name} {value} is outside [0, {LONGEST_WAIT_S:g}]",
+                    thing=name,
+                    value=repr(value),
+                    limit=[0, LONGEST_WAIT_S],
+                )
+        return self._known(identity).wait(seen, wait_s, gather_s)
 
     def close_recording(self, identity: str) -> RecordingState:
         """Stop what runs, finish the files; see `Hardware.close_recording`."""
         recording = self._known(identity)
-        self.stop_volume(identity, "the recording was closed")
+        self.stop_recording(identity, "the recording was closed")
         return recording.close(DISK_S)
 
     def checksums(self, identity: str, dataset: str) -> tuple[str, ...]:
@@ -252,42 +286,42 @@ class Recorder:
 
     @property
     def idle(self) -> bool:
-        """Whether no volume runs."""
-        return self._volume is None or not self._volume.running
+        """Whether no volume or burst runs."""
+        return self._run is None or not self._run.running
 
     def open_runs(self) -> list[str]:
         """UIDs of the runs whose recordings aren't closed."""
         return [one.plan.run_uid for one in self._recordings.copy().values() if one.phase != "closed"]
 
     def check_idle(self, call: str) -> None:
-        """A running volume owns the microscope.
+        """A running volume or burst owns the microscope.
 
         Raises
         ------
         RecordingError
             Where one is running.
         """
-        if self._volume is not None and self._volume.running:
+        if self._run is not None and self._run.running:
             raise RecordingError(
-                f"{call}: a volume is running; wait for its end or stop it (stop_volume)",
-                **self._volume.recording.counts(),
+                f"{call}: a volume or burst is running; wait for its end or stop it (stop_recording)",
+                **self._run.recording.counts(),
             )
 
     def interrupt(self, why: str, axes: tuple[str, ...] | None = None) -> None:
-        """Tell a running volume that moves one of these axes (None: any) to end with its axes where they are; doesn't wait."""
-        if self._volume is not None and (axes is None or self._volume.moves.intersection(axes)):
-            self._volume.stop(why, hold=True)
+        """Tell what runs and moves one of these axes (None: whatever runs) to end with its axes where they are; doesn't wait."""
+        if self._run is not None and (axes is None or self._run.moves.intersection(axes)):
+            self._run.stop(why, stay=True)
 
     def join(self, limit_s: float) -> bool:
-        """Wait for a running volume's end; False after ``limit_s``."""
-        return self._volume is None or self._volume.join(limit_s)
+        """Wait for the end of what runs; False after ``limit_s``."""
+        return self._run is None or self._run.join(limit_s)
 
     def give_up(self, identity: str, why: str) -> None:
         """Whoever opened this recording is gone: close it with the frames it has. Never raises."""
         recording = self._recordings.get(identity)
         if recording is not None and recording.phase != "closed":
-            if self._volume is not None and self._volume.recording is recording:
-                self._volume.join(DISK_S)
+            if self._run is not None and self._run.recording is recording:
+                self._run.join(DISK_S)
             recording.drain(DISK_S)
             recording.fail(why)
             with contextlib.suppress(RecordingError):  # its state says so, and the next process tries again
@@ -302,8 +336,8 @@ class Recorder:
     def close(self, limit_s: float) -> list[RecordingState]:
         """End and close every recording, each in its own step; returns those that were open."""
         self.interrupt("the hardware is shutting down")
-        if self._volume is not None:
-            self._volume.join(limit_s)
+        if self._run is not None:
+            self._run.join(limit_s)
         ended = []
         for recording in self._recordings.values():
             if recording.phase != "closed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any, Literal
 
 from ..config import Scope
@@ -69,6 +70,8 @@ class Recording:
         self.in_flight = 0
         self._why: str | None = None
         self._version = 0
+        self._began: float | None = None
+        self._seconds = 0.0
 
     def state(self) -> RecordingState:
         with self.changed:
@@ -79,6 +82,7 @@ class Recording:
                 datasets={name: dataset.state(self.phase == "closed") for name, dataset in self.datasets.items()},
                 error=self.error,
                 dose=dict(self.account.measured),
+                seconds=self._seconds,
                 version=self._version,
             )
 
@@ -87,16 +91,23 @@ class Recording:
         self._version += 1
         self.changed.notify_all()
 
-    def wait(self, seen: int, wait_s: float) -> RecordingState:
-        """The state when its version exceeds ``seen``, or after ``wait_s``."""
+    def wait(self, seen: int, wait_s: float, gather_s: float) -> RecordingState:
+        """The state when its version exceeds ``seen``, or after ``wait_s``; ``gather_s`` after that, or when it has ended."""
         with self.changed:
-            self.changed.wait_for(lambda: self._version > seen, wait_s)
+            if self.changed.wait_for(lambda: self._version > seen, wait_s):
+                self.changed.wait_for(lambda: self.phase not in ("open", "running"), gather_s)
             return self.state()
+
+    def begin(self) -> None:
+        """Frames come from now on."""
+        with self.changed:
+            self._began = time.monotonic()
+            self.enter("running")
 
     def fail(self, why: str) -> None:
         """Nothing more may come, and frames still on their way are dropped: `drain` first where they are good.
 
-        The first reason stays. A running volume stays ``running`` until it has ended.
+        The first reason stays. A running volume or burst stays ``running`` until it has ended.
         """
         with self.changed:
             if self._why is None and self.phase != "closed":
@@ -174,6 +185,8 @@ class Recording:
         """A frame is durable."""
         with self.changed:
             self.datasets[name].landed(line)
+            if self._began is not None:
+                self._seconds = time.monotonic() - self._began
             self.touch()
 
     def done_with_one(self) -> None:

@@ -14,6 +14,8 @@ from ._surface import VolumeProgram
 class SoftwarePace:
     """Needs nothing of the hardware but axes and cameras."""
 
+    can_wait = True
+
     def __init__(self, axes: Axes, cameras: Cameras) -> None:
         self._axes, self._cameras = axes, cameras
 
@@ -30,9 +32,9 @@ class SoftwarePace:
     def moves(self, program: VolumeProgram) -> list[str]:
         return axes_of(program)
 
-    def run(self, run: Running) -> None:
+    def run(self, run: Running[VolumeProgram]) -> None:
         for view, index in in_order(run.program):
-            if run.ends_early():
+            if not run.goes_on():
                 return
             position = self._axes.move(targets_of(view, index))
             frame = self._cameras.take(view.camera, view.settings, run.recording.account)

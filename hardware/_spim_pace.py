@@ -17,7 +17,7 @@ from pathlib import Path
 from ..config import ExternalTrigger, Scope, SpimController
 from ._axes import Axes
 from ._cameras import Cameras
-from ._capture import Capture, Collector, check_same_size
+from ._capture import Capture, Collector
 from ._errors import ArgumentError, ConfigurationError, HardwareError
 from ._kept import Kept
 from ._lights import Lights
@@ -58,6 +58,8 @@ class Programme:
 class SpimPace:
     """One controller; one volume at a time."""
 
+    can_wait = False
+
     def __init__(
         self,
         core: Core,
@@ -80,7 +82,7 @@ class SpimPace:
 
     def check(self, program: VolumeProgram) -> None:
         programme = self.programme(program)
-        check_same_size(self._cameras, [view.camera for view in program.views])
+        self._cameras.check_same_size([view.camera for view in program.views])
         steps: list[dict[str, float]] = []
         for side in programme.sides:
             view, sheet = side.view, f"{self._galvo(side.view)}.x"
@@ -200,7 +202,7 @@ class SpimPace:
 
     # ------------------------------------------------------------------ the run
 
-    def run(self, run: Running) -> None:
+    def run(self, run: Running[VolumeProgram]) -> None:
         programme = self.programme(run.program)
         kept, moved = Kept(self._core, self._kept), self.moves(run.program)
         exposures = {view.camera: self._cameras.state(view.camera).exposure_ms for view in run.program.views}
@@ -221,7 +223,7 @@ class SpimPace:
                     self._core.ask("plogic", self._core.mm.setProperty, self._controller.plogic, PRESET, AT_REST)
             self._axes.references.forget(moved)  # it stopped somewhere; the next move reads it
 
-    def _stop_controller(self, run: Running) -> None:
+    def _stop_controller(self, run: Running[VolumeProgram]) -> None:
         """However it ends, no scanner runs; where one does all the same, lasers go off and nothing else is moved."""
         try:
             self._scanners.idle()
@@ -265,17 +267,18 @@ class SpimPace:
     def _set(kept: Kept, label: str, prop: str, value: str | float) -> None:
         kept.write(label, label, prop, value if isinstance(value, str) else float(value), tolerance(prop))
 
-    def _expose(self, run: Running, programme: Programme) -> None:
+    def _expose(self, run: Running[VolumeProgram], programme: Programme) -> None:
         frames = {side.view.camera: len(side.view.piezo_um) for side in programme.sides}
-        capture = Capture(self._core, self._cameras, frames)
+        capture = Capture(self._cameras, frames, self._scope.micromanager.buffer_mb)
         collector = Collector(run, capture, {side.view.camera: places(side) for side in programme.sides})
         scanner = programme.sides[0].scanner
         with ExitStack() as held:
-            held.enter_context(self._cameras.held(next(iter(frames))))
+            held.enter_context(self._cameras.held(list(frames)))
             held.callback(
                 collector.rest
             )  # left in reverse: the controller, the light, the cameras, what is in the buffer
             held.callback(capture.stop)
+            capture.prepare()
             tell = held.enter_context(self._light(run, programme))
             capture.start()
             if run.ending.is_set():
@@ -304,7 +307,7 @@ class SpimPace:
 
     def _missed(self, missing: str, ended: bool, overflowed: bool) -> str:
         if overflowed:
-            return f"{missing}: MMCore's buffer overflowed, the disk is too slow for this rate"
+            return f"{missing}: MMCore's buffer overflowed"
         if not ended:
             return f"{missing}, and the controller has not ended in twice its time: it was stopped"
         return (
@@ -313,7 +316,7 @@ class SpimPace:
         )
 
     @contextmanager
-    def _light(self, run: Running, programme: Programme) -> Iterator[Callable[[float], None]]:
+    def _light(self, run: Running[VolumeProgram], programme: Programme) -> Iterator[Callable[[float], None]]:
         """The volume's light: pulsed by the controller, or its gate held open; yields what tells for how long it was on."""
         settings, account = run.program.views[0].settings, run.recording.account
         light: AbstractContextManager[Callable[[float], None] | None] = nullcontext()

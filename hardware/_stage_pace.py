@@ -26,6 +26,8 @@ from ._surface import VolumeProgram, VolumeView
 class StagePace:
     """One camera and one stage at a time; as many bursts as the stage's memory asks for."""
 
+    can_wait = False
+
     def __init__(self, core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights) -> None:
         self._core, self._scope, self._axes, self._cameras, self._lights = core, scope, axes, cameras, lights
         self._at_end = scope.volume.advance == "exposure_end"
@@ -84,7 +86,7 @@ class StagePace:
     def moves(self, program: VolumeProgram) -> list[str]:
         return axes_of(program)
 
-    def run(self, run: Running) -> None:
+    def run(self, run: Running[VolumeProgram]) -> None:
         for view in run.program.views:
             longest = self._longest(view)
             for start in range(0, len(view.piezo_um), longest):
@@ -93,20 +95,21 @@ class StagePace:
                 if not self._burst(run, view, view.piezo_um[start : start + longest]):
                     return
 
-    def _burst(self, run: Running, view: VolumeView, slices: tuple[float, ...]) -> bool:
+    def _burst(self, run: Running[VolumeProgram], view: VolumeView, slices: tuple[float, ...]) -> bool:
         """The frames of these slices; False where it is the volume's end."""
         name, frames = view.piezo, len(slices)
         self._axes.move({name: slices[0]})
         self._cameras.configure(view.camera, view.settings.exposure_ms, None)
         places = {view.camera: [{name: position} for position in slices]}
-        capture = Capture(self._core, self._cameras, {view.camera: frames})
+        capture = Capture(self._cameras, {view.camera: frames}, self._scope.micromanager.buffer_mb)
         collector = Collector(run, capture, places)
         lasts_s = self._lasts_s(view, frames)
         light = self._lights.exposing(view.settings.light, view.settings.power_pct, run.recording.account, lasts_s)
         with ExitStack() as held:
-            held.enter_context(self._cameras.held(view.camera))
+            held.enter_context(self._cameras.held([view.camera]))
             held.enter_context(self._sequence(name, slices, lambda: collector.complete))
             held.callback(collector.rest)  # left in reverse: no more frames, no light, then what is in the buffer
+            capture.prepare()
             held.enter_context(light)
             held.callback(capture.stop)
             self._sequencing = (capture, name, self._axes.axis(name).label)
@@ -117,7 +120,7 @@ class StagePace:
             whole = collector.collect(lambda: not capture.running, patience_s, limit_s)
         missing = collector.missing()
         if missing is not None and whole:
-            overflow = " (MMCore's buffer overflowed: the disk is too slow for this rate)" if capture.overflowed else ""
+            overflow = " (MMCore's buffer overflowed)" if capture.overflowed else ""
             run.note(f"{missing}{overflow}: the camera stopped before all were taken")
         return whole and missing is None
 

@@ -9,7 +9,7 @@ Importing this module imports neither MMCore nor an RPC library.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
@@ -179,12 +179,14 @@ class RecordingState(_Value):
     recording: str
     run_uid: str
     phase: Literal["open", "running", "done", "failed", "closed"]
-    """``running``: a volume is being acquired; ``done`` and ``failed``: it ended; ``closed``: nothing more comes."""
+    """``running``: a volume or a burst is being acquired; ``done`` and ``failed``: it ended; ``closed``: nothing more comes."""
     datasets: dict[str, DatasetState]
     error: str | None = None
     """Why it failed, with the number of good frames."""
     dose: dict[str, float] = Field(default_factory=dict)
     """By light: what its frames got, in % × s, measured from the gate's opening to its closing."""
+    seconds: float = 0.0
+    """From the start of the last volume or burst until its newest frame was on disk."""
     version: int
     """Grows with every change; `Hardware.recording` waits for it."""
 
@@ -215,6 +217,24 @@ class VolumeProgram(_Value):
     """``slice``: all views at a slice, then the next slice; ``volume``: one view after the other."""
     trigger: Literal["software"] | None = None
     """None: as the scope file says (`volume.trigger`); ``software``: in software time all the same."""
+
+
+class BurstView(_Value):
+    """One camera of a burst."""
+
+    dataset: str
+    camera: str
+    settings: FrameSettings
+    frames: int = Field(ge=1)
+
+
+class BurstProgram(_Value):
+    """Frames of one or several cameras, which nothing else times. Nothing moves. All views have the same light."""
+
+    views: tuple[BurstView, ...] = Field(min_length=1, max_length=4)
+    rate_hz: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """None: as fast as each camera gives them, in one sequence, its light on throughout. Else frame n is taken n / rate_hz
+    seconds after the first, one camera after the other, with light during exposures only."""
 
 
 class Hardware(Protocol):
@@ -350,12 +370,29 @@ class Hardware(Protocol):
         """Start a volume; returns at once. Follow it with `recording`."""
         ...
 
-    def stop_volume(self, recording: str) -> RecordingState:
-        """End a running volume after the slice in hand; lights off; wait until it has ended."""
+    def start_burst(self, recording: str, program: BurstProgram) -> RecordingState:
+        """Start a burst; returns at once. Follow it with `recording`.
+
+        `RecordingError` later where the disk doesn't keep up: it ends before MMCore's buffer is full, so that every frame
+        that was taken reaches the disk.
+        """
         ...
 
-    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0) -> RecordingState:
-        """The recording's state: at once, or when its `version` exceeds ``seen``, or after ``wait_s`` (≤ 30)."""
+    def hold_recording(self, recording: str, hold: bool) -> RecordingState:
+        """A running volume or burst waits before its next exposure, in the dark, or goes on. What something else times (a
+        controller, a camera's sequence) can't wait: it ends first.
+        """
+        ...
+
+    def stop_recording(self, recording: str) -> RecordingState:
+        """End a running volume or burst after the exposure in hand; lights off; wait until it has ended."""
+        ...
+
+    def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0, gather_s: float = 0.0) -> RecordingState:
+        """The recording's state: at once, or when its `version` exceeds ``seen``, or after ``wait_s`` (≤ 30).
+
+        With ``gather_s`` (≤ 30) it answers so much later than the first news, or when it has ended: one answer for many frames.
+        """
         ...
 
     def close_recording(self, recording: str) -> RecordingState:

@@ -14,8 +14,8 @@ from ._recording import Recording, line_of
 log = logging.getLogger("queuescope.hardware")
 
 THREADS = 2
-QUEUE_BYTES = 256 * 2**20
-"""Frames waiting for the disk hold at most about this much memory; then exposing waits."""
+QUEUE_BYTES = 64 * 2**20
+"""Frames waiting for the disk hold at most about this much memory, besides MMCore's buffer; then exposing waits."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class FrameWriter:
     def __init__(self) -> None:
         self._queue: queue.Queue[_Item | None] = queue.Queue()
         self._held = 0
+        self._largest = 0
         self._room = threading.Condition()
         self._threads = [
             threading.Thread(target=self._run, name=f"frame-writer-{n}", daemon=True) for n in range(THREADS)
@@ -47,11 +48,17 @@ class FrameWriter:
         """Hand a frame over; waits while the queue is full, unless the recording fails meanwhile."""
         size = frame.array.nbytes
         with self._room:
+            self._largest = max(self._largest, size)
             while self._held and self._held + size > QUEUE_BYTES and not recording.failed:
                 self._room.wait(0.1)
             self._held += size
         index = recording.submit(dataset)
         self._queue.put(_Item(recording, dataset, index, frame, position, programmed))
+
+    def has_room(self, timeout_s: float) -> bool:
+        """Whether a frame like those before can be handed over at once; waits so long for it."""
+        with self._room:
+            return self._room.wait_for(lambda: not self._held or self._held + self._largest <= QUEUE_BYTES, timeout_s)
 
     def close(self) -> None:
         """Write what is queued, then end the threads."""

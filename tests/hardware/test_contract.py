@@ -151,7 +151,7 @@ def test_arguments_of_the_wrong_type_are_refused(
         ("snap", ("cam_a", FrameSettings(light="sun"))),
         ("recording", ("nowhere",)),
         ("close_recording", ("nowhere",)),
-        ("stop_volume", ("nowhere",)),
+        ("stop_recording", ("nowhere",)),
         ("checksums", ("nowhere", "cam_a")),
         ("record_frame", ("nowhere", {"cam_a": FrameSettings()})),
         ("record_together", ("nowhere", "both", FrameSettings())),
@@ -342,13 +342,13 @@ def test_a_volume_can_be_stopped(hardware: ConnectedHardware, new_plan: Plan, vi
     state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 150),)))
     while state.datasets["cam_a"].frames_written < 2:
         state = hardware.recording(state.recording, seen=state.version, wait_s=20)
-    with pytest.raises(RecordingError, match="a volume is running"):
+    with pytest.raises(RecordingError, match="a volume or burst is running"):
         hardware.move({"z": 1})
-    state = hardware.stop_volume(state.recording)
+    state = hardware.stop_recording(state.recording)
     assert state.phase == "failed"
     assert state.error is not None
     assert f"{state.datasets['cam_a'].frames_written} of 500 frames" in state.error
-    assert hardware.stop_volume(state.recording) == state
+    assert hardware.stop_recording(state.recording) == state
     hardware.move({"z": 1})
     closed = hardware.close_recording(state.recording)
     assert closed.datasets["cam_a"].shape[0] == closed.datasets["cam_a"].frames_written >= 2

@@ -305,11 +305,11 @@ def test_one_volume_at_a_time(local: Any, new_plan: Plan, view: View, follow: Ca
         lambda: local.snap("cam_b", FrameSettings()),
         lambda: local.record_frame(second.recording, {"cam_b": FrameSettings()}),
     ):
-        with pytest.raises(RecordingError, match="a volume is running"):
+        with pytest.raises(RecordingError, match="a volume or burst is running"):
             call()
     assert local.state().errors == {}
     assert all(off.off for off in local.lights_off())
-    assert local.stop_volume(state.recording).phase == "failed"
+    assert local.stop_recording(state.recording).phase == "failed"
     assert follow(local, local.start_volume(second.recording, other)).phase == "done"
 
 

@@ -212,7 +212,7 @@ def test_a_controller_that_refuses_to_stop_is_told_and_its_lasers_go_off(
     tiger.move({"piezo_a": 0.0, "piezo_b": 0.0, "galvo_a.y": 0.0, "galvo_b.y": 0.0, "galvo_a.x": 0.0, "galvo_b.x": 0.0})
 
 
-@pytest.mark.parametrize("ends", ["stop_volume", "stop", "close"])
+@pytest.mark.parametrize("ends", ["stop_recording", "stop", "close"])
 def test_stopping_ends_the_controller_at_once(
     tiger: Any, faults: Any, unhurried: None, view: Any, new_plan: Any, follow: Any, ends: str
 ) -> None:
@@ -222,8 +222,8 @@ def test_stopping_ends_the_controller_at_once(
     if ends == "stop":
         tiger.stop()
         state = follow(tiger, state)
-    elif ends == "stop_volume":
-        state = tiger.stop_volume(state.recording)
+    elif ends == "stop_recording":
+        state = tiger.stop_recording(state.recording)
     state = tiger.close_recording(state.recording)
     assert f"of {LONG} frames of cam_a" in state.error
     written = state.datasets["cam_a"].frames_written
@@ -295,9 +295,9 @@ def test_while_it_runs_everything_can_be_read_and_nothing_moved(
     assert found.errors == {}
     assert found.lights["l488"].on
     for call in (lambda: tiger.move({"z": 1.0}), lambda: tiger.snap("cam_a", FrameSettings())):
-        with pytest.raises(RecordingError, match="a volume is running"):
+        with pytest.raises(RecordingError, match="a volume or burst is running"):
             call()
-    tiger.stop_volume(state.recording)
+    tiger.stop_recording(state.recording)
     tiger.close_recording(state.recording)
 
 

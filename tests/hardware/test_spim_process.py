@@ -99,7 +99,7 @@ def test_a_controller_that_fires_on_is_idled_first_and_lights_before_it(
     assert not any(light.on or light.emission for light in again.lights.values())
     assert hardware.dose().assumed.get("l488", 0) > 0, "it may have shone until it was found dark"
     again_state = begin(hardware, new_plan, view)
-    assert hardware.stop_volume(again_state.recording).phase == "failed"
+    assert hardware.stop_recording(again_state.recording).phase == "failed"
     assert controller.status()["state"] == "Idle"
     hardware.close()
 
