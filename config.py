@@ -31,7 +31,7 @@ from pydantic import (
 
 SCOPES = Path(__file__).parent / "scopes"
 ENV_PREFIX = "QUEUESCOPE_"
-RESERVED = {"channel", "volume"}
+RESERVED = {"burst", "channel", "volume"}
 """Names of the devices that every microscope gets (`queuescope.devices`)."""
 
 

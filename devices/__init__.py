@@ -12,11 +12,11 @@ from ._axes import AxisPair, AxisPositioner, check_axis
 from ._camera import CameraDetector, CameraPlan
 from ._events import HardwareEvents
 from ._imaging import ImagingConfiguration
+from ._program import ProgramFlyer, ProgramPlan
 from ._reconnection import Reconnection
 from ._recordings import RunRecordings
 from ._settings import ChannelSelector, LabelledState, LightGate, PropertyValue
 from ._temperature import TemperatureValue
-from ._volume import VolumeFlyer, VolumePlan
 
 __all__ = [
     "AutofocusDevice",
@@ -28,12 +28,12 @@ __all__ = [
     "ImagingConfiguration",
     "LabelledState",
     "LightGate",
+    "ProgramFlyer",
+    "ProgramPlan",
     "PropertyValue",
     "Reconnection",
     "RunRecordings",
     "TemperatureValue",
-    "VolumeFlyer",
-    "VolumePlan",
     "build_devices",
     "check_axis",
 ]
@@ -42,7 +42,8 @@ __all__ = [
 def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dict[str, Any], RunRecordings]:
     """All devices of a microscope by name, and what closes the files of a run.
 
-    Besides the scope's devices and lights: ``channel`` (where the scope has channels) and ``volume`` (where it has cameras).
+    Besides the scope's devices and lights: ``channel`` (where the scope has channels), ``volume`` and ``burst`` (where it has
+    cameras).
     """
     recordings = RunRecordings(scope, layout, hardware)
     axes, events = scope.axes(), HardwareEvents(hardware)
@@ -72,7 +73,8 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
         devices["channel"] = ChannelSelector(name="channel", hardware=hardware, scope=scope, events=events)
     cameras = {name: camera.label for name, camera in scope.of_kind("camera").items()}
     if cameras:
-        devices["volume"] = VolumeFlyer(
-            name="volume", hardware=hardware, recordings=recordings, labels=cameras, imaging=imaging
-        )
+        for name in ("volume", "burst"):
+            devices[name] = ProgramFlyer(
+                name=name, hardware=hardware, recordings=recordings, labels=cameras, imaging=imaging
+            )
     return devices, recordings

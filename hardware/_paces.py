@@ -15,10 +15,18 @@ from ._software_pace import SoftwarePace
 from ._spim_pace import SpimPace
 from ._stage_pace import StagePace
 from ._surface import VolumeProgram
+from ._together import MultiCameras
 
 
 def pace_of(
-    core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights, scanners: Scanners, kept: Path
+    core: Core,
+    scope: Scope,
+    axes: Axes,
+    cameras: Cameras,
+    together: MultiCameras,
+    lights: Lights,
+    scanners: Scanners,
+    kept: Path,
 ) -> Pace[VolumeProgram]:
     """`Volume.trigger` of the scope file; ``kept`` remembers what a controller's run has changed (`Kept`)."""
     match scope.volume.trigger:
@@ -27,4 +35,4 @@ def pace_of(
         case "mm_sequence":
             return StagePace(core, scope, axes, cameras, lights)
         case _:
-            return SoftwarePace(axes, cameras)
+            return SoftwarePace(axes, cameras, together)

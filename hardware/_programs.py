@@ -8,9 +8,12 @@ from ._errors import ArgumentError, RecordingError, UnknownNameError
 from ._pace import in_order, targets_of
 from ._recording import Recording
 from ._surface import BurstProgram, BurstView, VolumeProgram, VolumeView
+from ._together import MultiCameras
 
 
-def check_volume(recording: Recording, program: VolumeProgram, axes: Axes, cameras: Cameras) -> None:
+def check_volume(
+    recording: Recording, program: VolumeProgram, axes: Axes, cameras: Cameras, together: MultiCameras
+) -> None:
     """Everything that doesn't depend on the pace, before anything moves.
 
     Raises
@@ -29,7 +32,7 @@ def check_volume(recording: Recording, program: VolumeProgram, axes: Axes, camer
             value=lengths,
         )
     for view in program.views:
-        _check_view(recording, view, axes, cameras)
+        _check_view(recording, view, axes, cameras, together)
     axes.check_sequence([targets_of(view, index) for view, index in in_order(program)], back=True)
 
 
@@ -55,8 +58,13 @@ def check_burst(recording: Recording, program: BurstProgram, cameras: Cameras) -
         _check_dataset(recording, view, view.frames, cameras)
 
 
-def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cameras) -> None:
-    _check_dataset(recording, view, len(view.piezo_um), cameras)
+def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cameras, together: MultiCameras) -> None:
+    if together.has(view.camera):
+        together.check(view.camera, view.settings)
+        for dataset in together.datasets(view.camera, recording).values():
+            _check_room(recording, dataset, len(view.piezo_um))
+    else:
+        _check_dataset(recording, view, len(view.piezo_um), cameras)
     for target in view.piezo_um:
         axes.check(view.piezo, target)
     if (view.galvo is None) != (view.galvo_deg is None):
@@ -89,10 +97,15 @@ def _check_dataset(recording: Recording, view: VolumeView | BurstView, frames: i
             thing="program.views.camera",
             value=view.camera,
         )
-    if frames > dataset.room():
+    _check_room(recording, view.dataset, frames)
+    cameras.check(view.camera, view.settings)
+
+
+def _check_room(recording: Recording, dataset: str, frames: int) -> None:
+    room = recording.datasets[dataset].room()
+    if frames > room:
         raise RecordingError(
-            f"{view.dataset} has room for {dataset.room():g} more frames, {frames} are asked for: open a recording with as"
-            " many frames as will come",
+            f"{dataset} has room for {room:g} more frames, {frames} are asked for: open a recording with as many frames as"
+            " will come",
             **recording.counts(),
         )
-    cameras.check(view.camera, view.settings)

@@ -135,7 +135,7 @@ class Recorder:
         """One exposure of all its cameras, return when all frames are durable; see `Hardware.record_together`."""
         with self._taking:
             recording = self._ready(identity)
-            datasets = self._datasets_of(recording, multi_camera)
+            datasets = self._together.datasets(multi_camera, recording)
             self._together.check(multi_camera, settings)
             for name in datasets.values():
                 self._check_room(recording, name)
@@ -147,19 +147,6 @@ class Recorder:
                     yield datasets[camera], frame, position
 
             return self._written(recording, take())
-
-    def _datasets_of(self, recording: Recording, multi_camera: str) -> dict[str, str]:
-        """By camera: the dataset of this recording that its frames go to."""
-        cameras = self._together.of(multi_camera).cameras
-        found = {dataset.plan.camera: name for name, dataset in recording.datasets.items()}
-        if sorted(d.plan.camera for d in recording.datasets.values()) != sorted(cameras):
-            raise ArgumentError(
-                f"{multi_camera} exposes {list(cameras)}, the recording has datasets of {sorted(found)}: open it with one dataset"
-                " for each of them",
-                thing="record_together.recording",
-                value=sorted(found),
-            )
-        return found
 
     def _check_room(self, recording: Recording, name: str) -> None:
         dataset = self._dataset(recording, name)
@@ -207,8 +194,8 @@ class Recorder:
         """Check everything, then acquire in a thread; see `Hardware.start_volume`."""
         with self._taking:
             recording = self._ready(identity)
-            check_volume(recording, program, self._axes, self._cameras)
-            pace = self._pace if program.trigger is None else SoftwarePace(self._axes, self._cameras)
+            check_volume(recording, program, self._axes, self._cameras, self._together)
+            pace = self._pace if program.trigger is None else SoftwarePace(self._axes, self._cameras, self._together)
             return self._start(recording, program, pace)
 
     def start_burst(self, identity: str, program: BurstProgram) -> RecordingState:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ._axes import Axes
-from ._cameras import Cameras
+from ._cameras import Cameras, Frame
 from ._errors import ArgumentError
 from ._pace import Running, axes_of, in_order, targets_of
-from ._surface import VolumeProgram
+from ._recording import Recording
+from ._surface import VolumeProgram, VolumeView
+from ._together import MultiCameras
 
 
 class SoftwarePace:
@@ -16,8 +18,8 @@ class SoftwarePace:
 
     can_wait = True
 
-    def __init__(self, axes: Axes, cameras: Cameras) -> None:
-        self._axes, self._cameras = axes, cameras
+    def __init__(self, axes: Axes, cameras: Cameras, together: MultiCameras) -> None:
+        self._axes, self._cameras, self._together = axes, cameras, together
 
     def check(self, program: VolumeProgram) -> None:
         refuse_sheet(program, "in software time nothing sweeps the sheet; move the scanner's x axis to place it")
@@ -25,7 +27,8 @@ class SoftwarePace:
     def dose(self, program: VolumeProgram) -> dict[str, float]:
         asked: dict[str, float] = {}
         for view in program.views:
-            for light, dose in self._cameras.dose(view.camera, view.settings).items():
+            exposer = self._together if self._together.has(view.camera) else self._cameras
+            for light, dose in exposer.dose(view.camera, view.settings).items():
                 asked[light] = asked.get(light, 0.0) + len(view.piezo_um) * dose
         return asked
 
@@ -37,8 +40,17 @@ class SoftwarePace:
             if not run.goes_on():
                 return
             position = self._axes.move(targets_of(view, index))
-            frame = self._cameras.take(view.camera, view.settings, run.recording.account)
-            run.record(view.dataset, frame, position)
+            for dataset, frame in self._frames(view, run.recording):
+                run.record(dataset, frame, position)
+
+    def _frames(self, view: VolumeView, recording: Recording) -> Iterator[tuple[str, Frame]]:
+        """One exposure: a frame, or one of each camera that exposes together."""
+        if not self._together.has(view.camera):
+            yield view.dataset, self._cameras.take(view.camera, view.settings, recording.account)
+            return
+        datasets = self._together.datasets(view.camera, recording)
+        for camera, frame in self._together.take(view.camera, view.settings, recording.account).items():
+            yield datasets[camera], frame
 
     def halt_steps(self) -> Mapping[str, Callable[[], object]]:
         return {}

@@ -196,8 +196,10 @@ class VolumeView(_Value):
 
     dataset: str
     camera: str
+    """In software time a multi-camera too: then each of its cameras has a dataset, and ``dataset`` is its own name."""
     settings: FrameSettings
     piezo: str
+    """Any stage."""
     piezo_um: tuple[FiniteFloat, ...]
     """Target of the piezo for each slice."""
     galvo: str | None = None

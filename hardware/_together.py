@@ -17,6 +17,7 @@ from ._dose import Account
 from ._errors import ArgumentError, DeviceError, UnknownNameError
 from ._lights import Lights
 from ._mmcore import Core
+from ._recording import Recording
 from ._surface import FrameSettings
 
 
@@ -41,6 +42,29 @@ class MultiCameras:
                 f"{name!r} is none of the multi-cameras {known}", thing="multi_camera", value=name, known=known
             )
         return self._parts[name]
+
+    def has(self, name: str) -> bool:
+        """Whether this is the name of a multi-camera."""
+        return name in self._parts
+
+    def datasets(self, name: str, recording: Recording) -> dict[str, str]:
+        """By camera: the dataset of this recording that its frames go to.
+
+        Raises
+        ------
+        ArgumentError
+            Where the recording was not opened with one dataset for each of the multi-camera's cameras.
+        """
+        cameras = self.of(name).cameras
+        found = {dataset.plan.camera: dataset_name for dataset_name, dataset in recording.datasets.items()}
+        if sorted(d.plan.camera for d in recording.datasets.values()) != sorted(cameras):
+            raise ArgumentError(
+                f"{name} exposes {list(cameras)}, the recording has datasets of {sorted(found)}: open it with one dataset for"
+                " each of them",
+                thing="recording",
+                value=sorted(found),
+            )
+        return found
 
     def check(self, name: str, settings: FrameSettings) -> None:
         """Exposure, light and power against the limits of each camera; nothing is changed."""

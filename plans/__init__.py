@@ -6,15 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import Scope
-from ._imaging import snap, z_stack
+from ._burst import burst
+from ._imaging import snap
 from ._movement import move_axis, read_state
 from ._parameters import ParameterError, Problem
+from ._stack import z_stack
 from ._template import Estimate, PlanContext, Template
 from ._volume import acquire_volume
 
 __all__ = ["Estimate", "ParameterError", "PlanContext", "Problem", "Template", "build_plans", "templates"]
 
-_TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (read_state, move_axis, snap, z_stack, acquire_volume)
+_TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
+    read_state,
+    move_axis,
+    snap,
+    z_stack,
+    burst,
+    acquire_volume,
+)
 
 
 def templates(scope: Scope) -> dict[str, Template]:

@@ -75,7 +75,7 @@ def read_state(scope: Scope) -> Template:
 
         Moves nothing and uses no light. Returns the readings by name; a reading that fails fails the run.
         """
-        cameras = set(scope.of_kind("camera", "multi_camera")) | {"volume"}
+        cameras = set(scope.of_kind("camera", "multi_camera")) | {"volume", "burst"}
         devices = [device for name, device in context.devices.items() if name not in cameras]
         run_uid = yield from bps.open_run()
         reading = yield from bps.trigger_and_read(devices)

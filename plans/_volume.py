@@ -9,11 +9,13 @@ from bluesky import preprocessors as bpp
 from pydantic import Field, FiniteFloat, create_model, model_validator
 
 from ..config import Calibration, Galvo, Scope
-from ..devices import VolumePlan
+from ..devices import ProgramPlan
 from ..hardware import DatasetPlan, VolumeProgram, VolumeView, slice_timing, volume_ms
-from ._imaging import centred_steps, channel_name, frame_settings, go_and_select, imaging_estimate
+from ._flying import fly
+from ._imaging import channel_name, frame_settings, go_and_select, imaging_estimate
 from ._movement import device_of
 from ._parameters import Parameters, channel_field, choice, count, number, position_field
+from ._stack import centred_steps
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 
@@ -79,7 +81,8 @@ def acquire_volume(scope: Scope) -> Template | None:
         """Acquire a light-sheet volume with one or two cameras.
 
         Moves the piezo and the scanner of each view slice by slice and brings them back (and to the position and the
-        channel's filter where given). The channel's light is on during the exposures. Returns the run UID and the frames written.
+        channel's filter where given). The channel's light is on during the exposures. Returns the run UID, the frames
+        written, and the seconds from the first exposure until the last frame was on disk.
         """
         volume = context.devices["volume"]
         chosen = chosen_views(parameters, views)
@@ -103,33 +106,12 @@ def acquire_volume(scope: Scope) -> Template | None:
                 )
                 for view in program.views
             )
-            cameras = [view.camera for view in program.views]
-            run_uid = yield from bps.open_run(
-                {
-                    "detectors": cameras,
-                    "motors": [view.piezo for view in program.views],
-                    "volume_trigger": context.scope.volume.trigger,
-                }
-            )
-            yield from bps.prepare(volume, VolumePlan(program, datasets), wait=True)
-            yield from bps.declare_stream(volume, name="primary", collect=True)
-            yield from bpp.finalize_wrapper(slices(), end_of_slices)
-            yield from bps.checkpoint()  # a pause that was asked for meanwhile takes effect at the volume's end
-            frames = volume.get_index()
-            yield from bps.close_run()
-            return {"run_uid": run_uid, "datasets": dict.fromkeys(cameras, frames)}
-
-        def slices() -> PlanBody:
-            yield from bps.checkpoint()
-            yield from bps.kickoff(volume, wait=True)
-            while not volume.ended:
-                yield from bps.trigger(volume, wait=True)
-                yield from bps.collect(volume, name="primary")
-
-        def end_of_slices() -> PlanBody:
-            """However it ended: stop what still runs, then tell of every frame that is on disk."""
-            yield from bps.stop(volume)
-            yield from bps.collect(volume, name="primary")
+            metadata = {
+                "motors": [view.piezo for view in program.views],
+                "volume_trigger": context.scope.volume.trigger,
+            }
+            waits = context.scope.volume.trigger == "software"
+            return (yield from fly(volume, ProgramPlan(program, datasets), metadata, waits=waits))
 
         def with_sheet() -> PlanBody:
             if parameters.sheet_offset_deg is None or swept:

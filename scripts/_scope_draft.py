@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ..config import BLANK
+from ..config import BLANK, RESERVED
 from ._cfg import Cfg
 from ._kinds import Names, kinds, quoted, slug
 from ._light_guess import guess_lights, light_lines
@@ -55,7 +55,7 @@ class _Writer:
         self._cfg, self._asked = cfg, asked
         self._kinds = kinds(cfg, asked.types)
         self._lights = guess_lights(cfg, self._kinds, asked.limits, asked.writable)
-        self._names = Names("channel", "volume")
+        self._names = Names(*RESERVED)
         self._light_names = [(self._names.give(light.text, "light"), light) for light in self._lights]
         self._turret = self._find_turret()
         self._devices: dict[str, tuple[str, str]] = {}

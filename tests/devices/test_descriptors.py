@@ -9,7 +9,7 @@ from bluesky import plan_stubs as bps
 from bluesky.preprocessors import run_decorator, stage_decorator
 
 from queuescope.config import load_scope
-from queuescope.devices import CameraPlan, VolumePlan, build_devices
+from queuescope.devices import CameraPlan, ProgramPlan, build_devices
 from queuescope.hardware import DatasetPlan, FrameSettings, VolumeProgram, VolumeView, connect
 from queuescope.layout import Layout
 from queuescope.startup._session import ScopeRunEngine
@@ -26,7 +26,7 @@ def test_a_camera_and_a_volume_say_how_their_images_were_taken(tmp_path: Path) -
     camera, volume = devices["cam_a"], devices["volume"]
     lit = FrameSettings(exposure_ms=5, light="l488")
     view = VolumeView(dataset="cam_a", camera="cam_a", settings=lit, piezo="piezo_a", piezo_um=(0.0, 1.0))
-    plan = VolumePlan(
+    plan = ProgramPlan(
         VolumeProgram(views=(view,), trigger="software"),
         (DatasetPlan(name="cam_a", camera="cam_a", frames=2, axis="z"),),
     )

@@ -36,13 +36,13 @@ def devices(scope: Scope, hardware: ConnectedHardware, tmp_path_factory: pytest.
 
 
 def test_every_device_and_light_of_the_scope_exists(scope: Scope, devices: dict[str, Any]) -> None:
-    assert set(devices) == set(scope.devices) | set(scope.lights) | {"channel", "volume"}
+    assert set(devices) == set(scope.devices) | set(scope.lights) | {"burst", "channel", "volume"}
     assert all(device.name == name for name, device in devices.items())
 
 
 def test_devices_follow_the_protocols(scope: Scope, devices: dict[str, Any]) -> None:
     for name, device in devices.items():
-        if name == "volume":
+        if name in ("burst", "volume"):
             assert isinstance(device, Flyable)
         elif name in scope.of_kind("camera"):
             assert isinstance(device, Triggerable)

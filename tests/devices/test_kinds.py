@@ -27,7 +27,7 @@ from queuescope.hardware import ConnectedHardware, HardwareError, connect
 from queuescope.layout import Layout
 
 CAMERAS = ("camera", "multi_camera")
-OF_OURS = {"channel": "channel", "volume": "volume"}
+OF_OURS = {"burst": "volume", "channel": "channel", "volume": "volume"}
 TWO_CAMERAS = str(Path(__file__).parents[1] / "scopes" / "two-cameras")
 SCOPES = [("demo-dispim", "worker"), ("demo-widefield", "worker"), (TWO_CAMERAS, "worker"), ("demo-dispim", "own")]
 NAMES = {name: load_scope(name, environ={}) for name, _ in SCOPES}

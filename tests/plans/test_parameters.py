@@ -18,6 +18,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "move_axis": {"axis": "piezo_a", "to": 12.5},
     "snap": {"camera": "overview", "n": 2, "channels": [{"name": "gfp", "power_pct": 3}]},
     "z_stack": {"range_um": 10, "step_um": 0.5, "centre_um": 20.0},
+    "burst": {"frames": 20, "cameras": ["cam_a", "overview"], "channels": [{"name": "gfp"}]},
     "acquire_volume": {"slices": 20, "step_um": 0.5, "channels": [{"name": "gfp", "exposure_ms": 20.0}]},
 }
 
@@ -48,6 +49,12 @@ def test_good_parameters_pass(name: str) -> None:
         ("snap", {"position": {"x_um": 984.0, "y_um": 0.0}}, "position.x_um", "983"),
         ("z_stack", {"range_um": 100, "step_um": 1, "centre_um": 240.0}, "range_um", "[-50.0, 250.0]"),
         ("z_stack", {"range_um": 300, "step_um": 0}, "step_um", "0.01"),
+        ("burst", {"frames": 0}, "frames", "1"),
+        ("burst", {"frames": 3, "cameras": []}, "cameras", "1"),
+        ("burst", {"frames": 3, "cameras": ["cam_a", "nose"]}, "cameras.1", "overview"),
+        ("burst", {"frames": 3, "cameras": ["cam_a", "cam_a"]}, "cameras", "twice"),
+        ("burst", {"frames": 3, "rate_hz": 0}, "rate_hz", "0.001"),
+        ("burst", {"frames": 3, "rate_hz": 100.0, "channels": [{"name": "gfp"}]}, "rate_hz", "lower rate"),
         ("acquire_volume", {"slices": 500, "step_um": 1.0, "centre_piezo_um": 0.0}, "slices", "[-200.0, 200.0]"),
         ("acquire_volume", {"centre_piezo_um": 201.0}, "centre_piezo_um", "200"),
         ("acquire_volume", {"sheet_offset_deg": 6.0, "centre_piezo_um": 0.0}, "slices", "galvo_a"),

@@ -22,6 +22,7 @@ ITEM = {"item_uid": "item-1", "user": "ada", "user_group": "agent", "meta": {"op
 IMAGING: dict[str, dict[str, Any]] = {
     "snap": {"camera": "overview", "n": 3, "channels": [{"name": "gfp"}]},
     "z_stack": {"camera": "overview", "range_um": 4, "step_um": 2.0, "channels": [{"name": "gfp", "power_pct": 3}]},
+    "burst": {"frames": 3, "channels": [{"name": "gfp"}]},
     "acquire_volume": {"slices": 3, "channels": [{"name": "gfp"}], "sheet_offset_deg": 0.5},
 }
 TEMPLATES: dict[str, dict[str, Any]] = {"read_state": {}, "move_axis": {"axis": "piezo_a", "by": 7.5}, **IMAGING}
@@ -105,11 +106,14 @@ def test_the_frames_on_disk_are_those_of_the_camera(session: Session, name: str)
 
 def test_a_stack_has_its_positions(session: Session) -> None:
     outcome = run(session, "z_stack", {**IMAGING["z_stack"], "centre_um": 30.0})
-    docs = documents(session, outcome.plan_result["run_uid"])
-    assert [doc["data"]["z"] for kind, doc in docs if kind == "event"] == pytest.approx([28.0, 30.0, 32.0])
+    run_uid = outcome.plan_result["run_uid"]
+    docs = documents(session, run_uid)
+    lines = (session.layout.volumes / f"{run_uid}_overview.frames.jsonl").read_text().splitlines()
+    assert [json.loads(line)["position"] for line in lines] == [{"z": z} for z in (28.0, 30.0, 32.0)]  # as read back
     (descriptor,) = (doc for kind, doc in docs if kind == "descriptor")
-    assert descriptor["data_keys"]["z"]["units"] == "um"
-    configuration = descriptor["configuration"]["overview"]["data"]
+    configuration = descriptor["configuration"]["volume"]["data"]
+    assert configuration["overview_z"] == [28.0, 30.0, 32.0]
+    assert descriptor["configuration"]["volume"]["data_keys"]["overview_z"]["units"] == "um"
     assert (configuration["overview_light"], configuration["overview_power_pct"]) == ("l488", 3.0)
     assert configuration["overview_pixel_um"] > 0
 
@@ -153,12 +157,11 @@ def test_files_that_cant_be_closed_fail_the_run(session: Session, monkeypatch: p
     assert "the disk is gone" in stop["reason"]
 
 
-@pytest.mark.parametrize("name", ["snap", "z_stack", "acquire_volume"])
+@pytest.mark.parametrize("name", ["snap", "z_stack", "burst", "acquire_volume"])
 def test_a_pause_at_any_message_takes_no_frame_twice(session: Session, name: str) -> None:
     """After resume every planned frame is there once, told once, in order."""
     run_engine, kwargs = session.run_engine, {**IMAGING[name], "channels": None}
-    if name == "acquire_volume":
-        kwargs["views"] = "A"
+    kwargs |= {"acquire_volume": {"views": "A"}, "burst": {"rate_hz": 20.0, "cameras": ["cam_a"]}}.get(name, {})
     messages: list[str] = []
     run_engine.msg_hook = lambda msg: messages.append(msg.command)
     run(session, name, kwargs)
@@ -257,3 +260,41 @@ def test_pixels_are_not_all_the_same(session: Session) -> None:
     frame = session.hardware.snap("cam_a", FrameSettings(exposure_ms=5.0))
     assert frame.shape == (2048, 2048)
     assert np.ptp(frame) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("z_stack", {"camera": "overview", "range_um": 100, "step_um": 1.0, "channels": [{"name": "gfp"}]}),
+        ("burst", {"cameras": ["overview"], "frames": 100, "rate_hz": 20.0, "channels": [{"name": "gfp"}]}),
+    ],
+)
+def test_a_pause_takes_effect_between_two_frames(session: Session, name: str, kwargs: dict[str, Any]) -> None:
+    """While it is paused no frame is taken and no light is on; it goes on where it was, and no frame is taken twice."""
+    run_engine, waits = session.run_engine, []
+
+    def hook(msg: Any) -> None:
+        if msg.command == "collect" and not waits:
+            waits.append(msg)
+            asyncio.run_coroutine_threadsafe(run_engine._request_pause_coro(defer=True), run_engine.loop)
+
+    run_engine.msg_hook = hook
+    try:
+        with pytest.raises(RunEngineInterrupted):
+            run(session, name, kwargs)
+    finally:
+        run_engine.msg_hook = None
+    run_uid = run_engine._run_start_uids[-1]
+    (recording,) = [r for r in session.hardware._microscope._recorder._recordings.values() if r.plan.run_uid == run_uid]
+    assert recording.drain(10)
+    before = session.hardware.recording(recording.id)
+    assert 0 < before.datasets["overview"].frames_written < 100
+    assert not any(light.on for light in session.hardware.state().lights.values())
+    after = session.hardware.recording(recording.id, seen=before.version, wait_s=0.3)
+    assert after.datasets["overview"].frames_written == before.datasets["overview"].frames_written
+    run_engine.resume()
+    docs = documents(session, run_uid)
+    frames = 101 if name == "z_stack" else 100
+    told = [d["indices"] for kind, d in docs if kind == "stream_datum"]
+    assert [index for i in told for index in range(i["start"], i["stop"])] == list(range(frames))
+    assert docs[-1][1]["frames"] == {"overview": frames}

@@ -1,9 +1,10 @@
-"""A volume as one flyer: the hardware process runs the slices, the RunEngine only follows."""
+"""A volume, a stack or a burst as one flyer: the hardware process takes the frames, the RunEngine only follows."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from ophyd.ophydobj import OphydObject
 from ophyd.status import Status
 
 from ..hardware import (
+    BurstProgram,
     DatasetPlan,
+    FrameSettings,
     Hardware,
     HardwareError,
     HardwareGoneError,
@@ -26,6 +29,8 @@ from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
 from ._status import in_thread
 
+log = logging.getLogger("queuescope.devices")
+
 LONG_POLL_S = 10.0
 """Longest wait for one change of a recording's state; then it is asked again."""
 GATHER_S = 0.25
@@ -33,16 +38,34 @@ GATHER_S = 0.25
 
 
 @dataclass(frozen=True)
-class VolumePlan:
-    program: VolumeProgram
+class ProgramPlan:
+    program: VolumeProgram | BurstProgram
     datasets: tuple[DatasetPlan, ...]
+    """One for each camera."""
+
+    def settings(self, camera: str) -> FrameSettings:
+        """How this camera's frames are taken."""
+        views = {view.camera: view.settings for view in self.program.views}
+        return views.get(camera, self.program.views[0].settings)  # a multi-camera's cameras have those of its one view
+
+    def places(self, camera: str) -> dict[str, tuple[tuple[float, ...], str]]:
+        """By axis: where each of this camera's frames is taken, and in which units."""
+        if isinstance(self.program, BurstProgram):
+            return {}
+        views = {view.camera: view for view in self.program.views}
+        view = views.get(camera, self.program.views[0])
+        places = {view.piezo: (view.piezo_um, "um")}
+        if view.galvo is not None and view.galvo_deg is not None:
+            places[view.galvo] = (view.galvo_deg, "deg")
+        return places
 
 
-class VolumeFlyer(OphydObject):
-    """Prepared with a `VolumePlan`, kicked off once, followed to its end; every message may be repeated after a pause.
+class ProgramFlyer(OphydObject):
+    """Prepared with a `ProgramPlan`, kicked off once, followed to its end; every message may be repeated after a pause.
 
-    ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when the volume has ended.
-    Stream documents name only frames on disk, one for all that are new since the last collection.
+    ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when it has ended.
+    Stream documents name only frames on disk, one for all that are new since the last collection. A pause of the RunEngine
+    holds it before its next exposure, unless something else times it: that ends first.
     """
 
     def __init__(
@@ -58,7 +81,7 @@ class VolumeFlyer(OphydObject):
         self._hardware, self._imaging = hardware, imaging
         self._recordings = recordings
         self._labels = labels
-        self._plan: VolumePlan | None = None
+        self._plan: ProgramPlan | None = None
         self._state: RecordingState | None = None
         self._streams: dict[str, AssetStream] = {}
         self._prepare: Status | None = None
@@ -70,6 +93,16 @@ class VolumeFlyer(OphydObject):
         """Nothing more comes."""
         return self._state is not None and self._state.phase not in ("open", "running")
 
+    @property
+    def frames_written(self) -> dict[str, int]:
+        """Frames on disk, by dataset."""
+        return {} if self._state is None else {n: d.frames_written for n, d in self._state.datasets.items()}
+
+    @property
+    def seconds(self) -> float:
+        """From the first exposure until the newest frame was on disk."""
+        return 0.0 if self._state is None else self._state.seconds
+
     def hardware_restarted(self) -> None:
         self.stage()
 
@@ -80,7 +113,7 @@ class VolumeFlyer(OphydObject):
     def unstage(self) -> Status:
         return in_thread(self.stop, self)
 
-    def prepare(self, value: VolumePlan) -> Status:
+    def prepare(self, value: ProgramPlan) -> Status:
         """Set the cameras and create the files; after it the stream can be declared. The same plan again changes nothing."""
         with self._lock:
             if self._prepare is None or self._plan is not value:
@@ -89,9 +122,10 @@ class VolumeFlyer(OphydObject):
                 self._prepare = in_thread(lambda: self._create_files(value), self)
             return self._prepare
 
-    def _create_files(self, plan: VolumePlan) -> None:
-        for view in plan.program.views:
-            self._hardware.configure_camera(view.camera, exposure_ms=view.settings.exposure_ms)
+    def _create_files(self, plan: ProgramPlan) -> None:
+        for dataset in plan.datasets:
+            exposure_ms = plan.settings(dataset.camera).exposure_ms
+            self._hardware.configure_camera(dataset.camera, exposure_ms=exposure_ms)
         state = self._recordings.open(*plan.datasets)
         planned = {dataset.name: dataset.frames for dataset in plan.datasets}
         self._streams = {
@@ -100,13 +134,16 @@ class VolumeFlyer(OphydObject):
         self._state = state
 
     def kickoff(self) -> Status:
-        """Start the slices; a second kickoff changes nothing."""
+        """Start it; a second kickoff changes nothing."""
         with self._lock:
             if self._kickoff is None:
                 plan, state = self._require()
 
                 def start() -> None:
-                    self._state = self._hardware.start_volume(state.recording, plan.program)
+                    if isinstance(plan.program, BurstProgram):
+                        self._state = self._hardware.start_burst(state.recording, plan.program)
+                    else:
+                        self._state = self._hardware.start_volume(state.recording, plan.program)
 
                 self._kickoff = in_thread(start, self)
             return self._kickoff
@@ -123,38 +160,54 @@ class VolumeFlyer(OphydObject):
         Raises
         ------
         RecordingError, HaltedError, InterlockError
-            Where the volume failed, saying how many frames are good.
+            Where it failed, saying how many frames are good.
         """
         _, state = self._require()
-        gathered = time.monotonic() + GATHER_S
         while not self.ended:
             news = any(dataset.frames_written > self._streams[name].told for name, dataset in state.datasets.items())
-            rest = gathered - time.monotonic()
-            if news and not to_the_end and rest <= 0:
+            if news and not to_the_end:
                 return
-            wait_s = rest if rest > 0 else LONG_POLL_S
             try:
-                state = self._state = self._hardware.recording(state.recording, seen=state.version, wait_s=wait_s)
+                state = self._state = self._hardware.recording(
+                    state.recording, seen=state.version, wait_s=LONG_POLL_S, gather_s=GATHER_S
+                )
             except (HardwareGoneError, UnknownNameError) as error:
                 self._state = self._lost(state, error)
                 raise
         if state.phase == "failed":
             kind = stopped_by(self._hardware.safety()) or RecordingError
             raise kind(
-                state.error or "the volume failed",
+                state.error or "the recording failed",
                 frames_written={name: dataset.frames_written for name, dataset in state.datasets.items()},
             )
 
     def stop(self, *, success: bool = False) -> None:
-        """End a running volume after the slice in hand; done when it has ended. With its hardware it ended anyhow."""
+        """End it after the exposure in hand; done when it has ended. With its hardware it ended anyhow."""
         if self._kickoff is not None and self._state is not None and self._state.phase == "running":
             try:
                 self._state = self._hardware.stop_recording(self._state.recording)
             except (HardwareGoneError, UnknownNameError) as error:
                 self._state = self._lost(self._state, error)
 
+    async def pause(self) -> None:
+        """Called by the RunEngine when it pauses: no light is on when this is done."""
+        await self._hold(True)
+
+    async def resume(self) -> None:
+        """Called by the RunEngine before it goes on."""
+        await self._hold(False)
+
+    async def _hold(self, hold: bool) -> None:
+        state = self._state
+        if self._kickoff is None or state is None or self.ended:
+            return
+        try:
+            await asyncio.to_thread(self._hardware.hold_recording, state.recording, hold)
+        except (HardwareGoneError, UnknownNameError) as error:  # following it will say so
+            log.warning("%s can't be held: %s", self.name, error)
+
     def _lost(self, state: RecordingState, error: HardwareError) -> RecordingState:
-        """What is left of a volume whose hardware has gone: the frames that are on disk."""
+        """What is left of a recording whose hardware has gone: the frames that are on disk."""
         datasets = {}
         for name, dataset in state.datasets.items():
             found = self._recordings.on_disk(state.run_uid, name)
@@ -191,19 +244,30 @@ class VolumeFlyer(OphydObject):
         found: dict[str, dict[str, Any]] = {}
         for camera, values in self._configuration().items():
             found |= self._imaging.describe(camera, values)
+            assert self._plan is not None
+            for axis, (_, units) in self._plan.places(camera).items():
+                found[_place_key(camera, axis)]["units"] = units
         return found
 
     def _configuration(self) -> dict[str, dict[str, Any]]:
         """By camera."""
         if self._plan is None:
             return {}
-        channels = {dataset.camera: dataset.channel for dataset in self._plan.datasets}
         return {
-            view.camera: self._imaging.values(view.camera, view.settings, channels.get(view.camera))
-            for view in self._plan.program.views
+            dataset.camera: self._imaging.values(dataset.camera, self._plan.settings(dataset.camera), dataset.channel)
+            | {
+                _place_key(dataset.camera, axis): list(places)
+                for axis, (places, _) in self._plan.places(dataset.camera).items()
+            }
+            for dataset in self._plan.datasets
         }
 
-    def _require(self) -> tuple[VolumePlan, RecordingState]:
+    def _require(self) -> tuple[ProgramPlan, RecordingState]:
         if self._plan is None or self._state is None:
-            raise RuntimeError(f"{self.name} has no volume to acquire: prepare it with a VolumePlan first")
+            raise RuntimeError(f"{self.name} has nothing to acquire: prepare it with a ProgramPlan first")
         return self._plan, self._state
+
+
+def _place_key(camera: str, axis: str) -> str:
+    """Under which a descriptor has the places of an axis: Tiled takes a dot for a path."""
+    return f"{camera}_{axis.replace('.', '_')}"

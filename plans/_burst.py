@@ -1,0 +1,103 @@
+"""`burst`: frames in quick succession, with nothing moving."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from bluesky import preprocessors as bpp
+from pydantic import Field, create_model, model_validator
+
+from ..config import Scope
+from ..devices import ProgramPlan
+from ..hardware import BurstProgram, BurstView, DatasetPlan
+from ._flying import fly
+from ._imaging import channel_name, frame_settings, go_and_select
+from ._parameters import MAX_FRAMES, Parameters, channel_field, choice, count, number, position_field
+from ._template import Estimate, PlanBody, PlanContext, Template
+
+STEADY_OVERHEAD_S = 0.02
+"""Of one frame at a steady rate, beside its exposure: the gate, the readout, writing."""
+
+
+def burst(scope: Scope) -> Template | None:
+    cameras = list(scope.of_kind("camera"))
+    if not cameras:
+        return None
+    views = [name for name, camera in scope.of_kind("camera").items() if camera.view]
+    first = views or cameras[:1]
+
+    class Checked(Parameters):
+        @model_validator(mode="after")
+        def _feasible(self) -> Self:
+            names, rate_hz = list(getattr(self, "cameras", [])), getattr(self, "rate_hz", None)
+            if len(set(names)) < len(names):
+                raise ValueError(f"cameras: {names} names a camera twice")
+            if rate_hz is not None:
+                exposure_s = len(names) * (frame_settings(self, scope).exposure_ms or 0.0) / 1000
+                if exposure_s * rate_hz > 1:
+                    raise ValueError(
+                        f"rate_hz: {rate_hz:g} frames a second need {1000 / rate_hz:g} ms each, the exposures take"
+                        f" {1000 * exposure_s:g} ms: a lower rate, shorter exposures, or rate_hz null (as fast as possible)"
+                    )
+            return self
+
+    model = create_model(
+        "burst",
+        __base__=Checked,
+        frames=(count(1, MAX_FRAMES, "frames of each camera"), ...),
+        cameras=(
+            Annotated[
+                list[choice(cameras, "a camera")],  # type: ignore[misc]
+                Field(min_length=1, max_length=4, description="the cameras that expose"),
+            ],
+            first,
+        ),
+        rate_hz=(
+            number(0.001, 1000, "Hz", "frames a second, one camera after the other; null: as fast as the cameras go")
+            | None,
+            None,
+        ),
+        channels=(channel_field(scope), None),
+        position=(position_field(scope), None),
+    )
+
+    def body(parameters: Any, context: PlanContext) -> PlanBody:
+        """Take frames in quick succession with one or more cameras; nothing moves meanwhile.
+
+        Moves to the position where one is given, and the channel's filter, before. As fast as the cameras go (rate_hz null) the
+        channel's light is on from the first frame to the last; at a steady rate during the exposures only. Returns the run UID,
+        the frames written, and the seconds from the first exposure until the last frame was on disk.
+        """
+        flyer, settings = context.devices["burst"], frame_settings(parameters, context.scope)
+        views = tuple(
+            BurstView(dataset=camera, camera=camera, settings=settings, frames=parameters.frames)
+            for camera in parameters.cameras
+        )
+        datasets = tuple(
+            DatasetPlan(
+                name=camera, camera=camera, frames=parameters.frames, axis="t", channel=channel_name(parameters)
+            )
+            for camera in parameters.cameras
+        )
+        plan = ProgramPlan(BurstProgram(views=views, rate_hz=parameters.rate_hz), datasets)
+
+        def inner() -> PlanBody:
+            yield from go_and_select(parameters, context)
+            return (yield from fly(flyer, plan, {"motors": []}, waits=parameters.rate_hz is not None))
+
+        return (yield from bpp.stage_wrapper(inner(), [flyer]))
+
+    return Template("burst", model, body, _estimate)
+
+
+def _estimate(parameters: Any, scope: Scope) -> Estimate:
+    settings = frame_settings(parameters, scope)
+    exposure_s, cameras = (settings.exposure_ms or 10.0) / 1000, len(parameters.cameras)
+    steady = parameters.rate_hz is not None
+    seconds = parameters.frames * (1 / parameters.rate_hz if steady else exposure_s)
+    lit_s = parameters.frames * exposure_s * (cameras if steady else 1)
+    return Estimate(
+        seconds=1.0 + max(seconds, cameras * parameters.frames * STEADY_OVERHEAD_S if steady else 0.0),
+        frames=dict.fromkeys(parameters.cameras, parameters.frames),
+        dose={settings.light: lit_s * (settings.power_pct or 0.0)} if settings.light else {},
+    )
