@@ -25,7 +25,7 @@ def partial_folder(target: Path) -> Iterator[Path]:
     TakenError
         Where another process works in it.
     """
-    folder = target.with_name(f".{target.name}.partial")
+    folder = _partial(target)
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("a") as lock:
         if not locked(lock):
@@ -37,6 +37,15 @@ def partial_folder(target: Path) -> Iterator[Path]:
             yield inside
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_partial(target: Path) -> None:
+    """Remove what a killed process has left of a target that is whole."""
+    shutil.rmtree(_partial(target), ignore_errors=True)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
 
 
 def locked(file: Any) -> bool:
@@ -69,7 +78,7 @@ def size_of(path: Path) -> int:
 def sync_tree(path: Path) -> None:
     """Make it durable, and let the system forget it, so that whoever reads it next reads the disk."""
     for file in files_in(path):
-        with file.open("rb+") as handle:
+        with file.open("rb" if os.name == "posix" else "rb+") as handle:  # it may be read-only
             os.fsync(handle.fileno())
         forget(file)
     if path.is_dir():
