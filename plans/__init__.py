@@ -9,10 +9,20 @@ from ..config import Scope
 from ._imaging import snap, z_stack
 from ._movement import move_axis, read_state
 from ._parameters import ParameterError, Problem
+from ._space import wait_for_space
 from ._template import Estimate, PlanContext, Template
 from ._volume import acquire_volume
 
-__all__ = ["Estimate", "ParameterError", "PlanContext", "Problem", "Template", "build_plans", "templates"]
+__all__ = [
+    "Estimate",
+    "ParameterError",
+    "PlanContext",
+    "Problem",
+    "Template",
+    "build_plans",
+    "templates",
+    "wait_for_space",
+]
 
 _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (read_state, move_axis, snap, z_stack, acquire_volume)
 
