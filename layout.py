@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import tempfile
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,10 @@ class Layout:
     ledger_db = property(lambda self: self.data / "ledger.db")
     catalog_db = property(lambda self: self.data / "catalog.db")
     dose = property(lambda self: self.data / "dose.jsonl", doc="Every sample's dose, written by the hardware.")
+    moved = property(
+        lambda self: self.data / "moved",
+        doc="One file for each dataset that lies elsewhere than its uri says: `Moved`.",
+    )
     runtime_json = property(lambda self: self.data / "runtime.json")
     lock = property(lambda self: self.data / "queuescope.lock")
 
@@ -124,12 +130,30 @@ def frames_on_disk(volume: Path) -> int | None:
 
 
 def resolve_uri(layout: Layout, scope: Scope, uri: str, view: str) -> Path:
-    """The file of a ``data://ROOT/relative`` uri as ``hardware``, ``tiled`` or ``clients`` see it.
+    """The file of a ``data://ROOT/relative`` uri as ``hardware``, ``tiled`` or ``clients`` see it, wherever it lies now.
 
     Raises
     ------
     ValueError
         For another scheme, an unknown root, or a path that leaves its root.
+    """
+    place = named_place(layout, scope, uri, view)
+    moved = Moved.read(layout, uri)
+    if moved is None:
+        return place
+    *drafts, last = moved.places
+    # What is there is asked of this machine's view: the others may be paths of other computers.
+    now = next((one for one in drafts if named_place(layout, scope, one.uri, "tiled").exists()), last)
+    return named_place(layout, scope, now.uri, view)
+
+
+def named_place(layout: Layout, scope: Scope, uri: str, view: str) -> Path:
+    """Where a ``data://ROOT/relative`` uri says that the file is: `resolve_uri` but for what has been moved since.
+
+    Raises
+    ------
+    ValueError
+        As for `resolve_uri`.
     """
     scheme, _, rest = uri.partition("://")
     root, _, relative = rest.partition("/")
@@ -140,6 +164,94 @@ def resolve_uri(layout: Layout, scope: Scope, uri: str, view: str) -> Path:
     if not path.is_relative_to(folder):
         raise ValueError(f"uri {uri!r} leaves the storage root {root}")
     return path
+
+
+def present_path(layout: Layout, scope: Scope, path: Path, view: str) -> Path:
+    """Where a file lies now, for whoever knows only the path at which it was acquired."""
+    for root in scope.storage.roots:
+        folder = layout.root(scope, root, view)
+        if path.is_relative_to(folder):
+            uri = f"data://{root}/{path.relative_to(folder).as_posix()}"
+            if Moved.read(layout, uri) is not None:
+                return resolve_uri(layout, scope, uri, view)
+    return path
+
+
+@dataclass(frozen=True)
+class Place:
+    uri: str
+    """``data://ROOT/relative``."""
+    path: str
+    """The same as the machine of the data directory saw it when it was written, for clients that have no scope file."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Where a dataset lies whose uri says something else: a small file, replaced at once, so that every reader agrees.
+
+    ``DIR/moved/ROOT/relative`` for ``data://ROOT/relative``; without one the dataset lies where its uri says.
+    """
+
+    places: tuple[Place, ...]
+    """The last is where it belongs. One before it is a finished copy that is about to get that name: while it is there, it
+    counts."""
+    remove: str | None = None
+    """Uri of the place that it left, until nothing of it is there."""
+    at: float = 0.0
+    """Seconds since the epoch."""
+
+    @staticmethod
+    def file(layout: Layout, uri: str) -> Path:
+        return Path(layout.moved, *uri.partition("://")[2].split("/"))
+
+    @classmethod
+    def read(cls, layout: Layout, uri: str) -> Moved | None:
+        """
+        Raises
+        ------
+        ValueError
+            Where the file is damaged.
+        """
+        path = cls.file(layout, uri)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return cls(tuple(Place(**place) for place in found["places"]), found["remove"], found["at"])
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} doesn't say where {uri} lies: {error}") from None
+
+    def write(self, layout: Layout, uri: str) -> None:
+        """From now on this is where it lies: on disk when this returns."""
+        path = self.file(layout, uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.draft")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump({**asdict(self), "at": self.at or time.time()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        for folder in (path.parent, *path.parent.parents):
+            sync_names(folder)
+            if folder == layout.data:
+                break
+
+    @classmethod
+    def forget(cls, layout: Layout, uri: str) -> None:
+        """It lies where its uri says again."""
+        path = cls.file(layout, uri)
+        path.unlink(missing_ok=True)
+        sync_names(path.parent)
+
+
+def sync_names(folder: Path) -> None:
+    """Make the names in a folder durable, where the system has that."""
+    if os.name == "posix" and folder.is_dir():
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def shared_folders(scope: Scope, layout: Layout, root: str, view: str) -> list[Path]:

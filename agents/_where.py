@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from ..layout import Layout
+from ..layout import Layout, Moved, Place
 from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
 
 
@@ -28,7 +28,8 @@ class Whereabouts:
     def __init__(self, layout: Layout | None, roots: Mapping[str, str | os.PathLike[str]]) -> None:
         self.layout = layout
         self.roots = {name: Path(path).expanduser() for name, path in roots.items()}
-        self._found: dict[tuple[str, str], Volume] = {}
+        self._found: dict[tuple[str, str], tuple[Volume, object]] = {}
+        """Each with what its metadata's file was: archived or compressed since, a volume is looked for again."""
         self._ended: dict[str, RunLog] = {}
 
     def log(self, run_uid: str) -> RunLog | None:
@@ -55,8 +56,8 @@ class Whereabouts:
         node
             Gives the dataset's Tiled client, for what the log doesn't tell; called at most once.
         """
-        known = self._found.get((run_uid, name))
-        if known is not None:
+        known, stamp = self._found.get((run_uid, name), (None, None))
+        if known is not None and _stamp(known.path) == stamp:
             return known
         dataset = log.datasets.get(name) if log is not None else None
         if dataset is not None:
@@ -65,7 +66,7 @@ class Whereabouts:
             client = node()
             found = None if client is None else self._first(self._by_tiled(client), lambda v: _is_same(v, client))
         if found is not None:
-            self._found[run_uid, name] = found
+            self._found[run_uid, name] = found, _stamp(found.path)
         return found
 
     def _first(self, paths: Iterator[Path], is_it: Any) -> Volume | None:
@@ -79,18 +80,33 @@ class Whereabouts:
         return None
 
     def _by_log(self, dataset: RunDataset) -> Iterator[Path]:
-        """By the uri, which never changes; then where it was when it was acquired, and in the data directory."""
-        relative: PurePosixPath | None = None
-        scheme, _, rest = dataset.uri.partition("://")
-        root, _, text = rest.partition("/")
-        if scheme == "data" and not text.startswith("/") and ".." not in text.split("/"):
-            relative = PurePosixPath(text)
-            if root in self.roots:
-                yield self.roots[root] / relative
+        """Where it was moved to, where that is known; by the uri, which never changes; then where it was when it was acquired,
+        and in the data directory.
+        """
+        for place in self._moved(dataset.uri):
+            yield from self._under_root(place.uri)
+            yield Path(place.path)
+        relative = _relative(dataset.uri)
+        yield from self._under_root(dataset.uri)
         if dataset.recorded_path is not None:
             yield _folder(dataset.recorded_path)
         if relative is not None and self.layout is not None:
             yield self.layout.data / relative
+
+    def _moved(self, uri: str) -> tuple[Place, ...]:
+        if self.layout is None or _relative(uri) is None:
+            return ()
+        try:
+            moved = Moved.read(self.layout, uri)
+        except (ValueError, OSError):
+            return ()
+        return () if moved is None else moved.places
+
+    def _under_root(self, uri: str) -> Iterator[Path]:
+        """The file of a uri in the storage roots that this machine has mounted."""
+        root, relative = uri.partition("://")[2].partition("/")[0], _relative(uri)
+        if relative is not None and root in self.roots:
+            yield self.roots[root] / relative
 
     def _by_tiled(self, client: Any) -> Iterator[Path]:
         """Tiled tells where it opens the file itself: it may lie there for us too, or under one of the roots."""
@@ -101,6 +117,24 @@ class Whereabouts:
                 for root in self.roots.values():
                     yield root / "volumes" / recorded.name
                 yield recorded
+
+
+def _relative(uri: str) -> PurePosixPath | None:
+    """The path within its root of ``data://ROOT/relative``; None for anything else."""
+    scheme, _, rest = uri.partition("://")
+    text = rest.partition("/")[2]
+    if scheme != "data" or text.startswith("/") or ".." in text.split("/"):
+        return None
+    return PurePosixPath(text)
+
+
+def _stamp(volume: Path) -> object:
+    """Of a volume that is there and unchanged it stays the same."""
+    try:
+        found = (volume / "0" / "zarr.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _folder(uri: str) -> Path:

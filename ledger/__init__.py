@@ -7,6 +7,7 @@ from ._control import Control, before_control, read_control, write_control
 from ._holds import Hold, HoldReason
 from ._items import meta_of
 from ._ledger import Execution, Ledger
+from ._room import Room, Waits, room_for
 from ._samples import SampleRecord, Samples
 
 __all__ = [
@@ -19,11 +20,14 @@ __all__ = [
     "Hold",
     "HoldReason",
     "Ledger",
+    "Room",
     "SampleRecord",
     "Samples",
+    "Waits",
     "before_control",
     "meta_of",
     "read_control",
+    "room_for",
     "waits_for_approval",
     "write_control",
 ]

@@ -10,11 +10,21 @@ from ._burst import burst
 from ._imaging import snap
 from ._movement import move_axis, read_state
 from ._parameters import ParameterError, Problem
+from ._space import wait_for_space
 from ._stack import z_stack
 from ._template import Estimate, PlanContext, Template
 from ._volume import acquire_volume
 
-__all__ = ["Estimate", "ParameterError", "PlanContext", "Problem", "Template", "build_plans", "templates"]
+__all__ = [
+    "Estimate",
+    "ParameterError",
+    "PlanContext",
+    "Problem",
+    "Template",
+    "build_plans",
+    "templates",
+    "wait_for_space",
+]
 
 _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     read_state,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from ..config import Scope
 from ..layout import Layout
 from ..reading import FrameError, RunDataset, RunLog, RunLogError, Stack, UnknownRunError, Volume, VolumeError
 from ._read_back import checksum
+from ._whole import TakenError, give_name, partial_folder, size_of, sync_tree
 
 OVERHEAD = 1.02
 """Of the pixels' bytes, for headers."""
@@ -165,52 +165,25 @@ def _check_space(scope: Scope, layout: Layout, to: Path, pixels: int) -> None:
 
 def _one(source: Source, form: Format, target: Path, tell: Tell) -> Exported:
     name, count = source.dataset.name, source.frames
-    with _partial_folder(target) as folder:
-        done = 0
+    done = 0
 
-        def wrote() -> None:
-            nonlocal done
-            done += 1
-            tell(name, "writing", done, count)
+    def wrote() -> None:
+        nonlocal done
+        done += 1
+        tell(name, "writing", done, count)
 
-        try:
+    try:
+        with partial_folder(target) as folder:
             made = form.write(source, folder, wrote)
-            _sync(made)
+            sync_tree(made)
             _compare(source, form, made, lambda number: tell(name, "comparing", number, count))
-            size = _size(made)
-            _give_name(made, target)
-        except OSError as error:
-            raise ExportError(f"{target.name} could not be written: {error}") from None
+            size = size_of(made)
+            give_name(made, target)
+    except TakenError as error:
+        raise ExportError(str(error)) from None
+    except OSError as error:
+        raise ExportError(f"{target.name} could not be written: {error}") from None
     return Exported(name, str(target), count, list(source.stack.shape), source.volume.dtype.name, size)
-
-
-@contextlib.contextmanager
-def _partial_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, gone afterwards; one that a killed export left is cleared away."""
-    folder = target.with_name(f".{target.name}.partial")
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        if not _locked(lock):
-            raise ExportError(f"{target} is being exported by another process")
-        inside = folder / "files"
-        shutil.rmtree(inside, ignore_errors=True)
-        inside.mkdir()
-        try:
-            yield inside
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _locked(file: Any) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: files that are open can't be removed there, which keeps two exports apart as well
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _compare(source: Source, form: Format, made: Path, tell: Callable[[int], None]) -> None:
@@ -232,48 +205,6 @@ def _compare(source: Source, form: Format, made: Path, tell: Callable[[int], Non
         raise ExportError(
             f"{made.name} reads back with {number} frames instead of {source.frames}: the export was removed"
         )
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    else:
-        for folder, _, names in os.walk(path):
-            yield from (Path(folder) / name for name in names)
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
-
-
-def _sync(path: Path) -> None:
-    """Make it durable, and let the system forget it, so that comparing reads the disk."""
-    for file in _files(path):
-        with file.open("rb+") as handle:
-            os.fsync(handle.fileno())
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _give_name(made: Path, target: Path) -> None:
-    """Its name, if nobody has taken it meanwhile."""
-    if target.exists():
-        raise ExportError(f"{target} has come into being meanwhile: nothing is overwritten")
-    if made.is_dir():
-        os.rename(made, target)  # fails where the target is a folder that holds anything
-    else:
-        try:
-            os.link(made, target)  # fails where it exists, which renaming would not
-        except FileExistsError:
-            raise ExportError(f"{target} has come into being meanwhile: nothing is overwritten") from None
-        except OSError:  # a file system without links
-            os.rename(made, target)
-    if os.name == "posix":
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def timed(work: Callable[[], list[Exported]]) -> tuple[list[Exported], float]:

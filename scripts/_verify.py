@@ -105,17 +105,18 @@ def _dataset(scope: Scope, layout: Layout, dataset: RunDataset, counted: int | N
     if counted is not None and math.prod(volume.shape[:-2]) != len(lines):
         check.problems.append(f"its metadata say {volume.shape[0]} frames, {volume.frame_list.name} has {len(lines)}")
     for index, wrong in sorted(
-        _compare(volume, lines, check.compared, lambda done: tell(dataset.name, done, len(lines)))
+        wrong_frames(volume, lines, check.compared, lambda done: tell(dataset.name, done, len(lines)))
     ):
         check.bad.append(index)
         check.problems.append(wrong)
     return check
 
 
-def _compare(
+def wrong_frames(
     volume: Volume, lines: list[dict[str, Any]], compared: bool, tell: Callable[[int], None]
 ) -> list[tuple[int, str]]:
-    """Frames that differ or can't be read."""
+    """Index of each frame that differs from its checksum or can't be read, and a sentence;
+    ``tell`` is called with each number read."""
     found: list[tuple[int, str]] = []
     waiting: Iterator[dict[str, Any]] = iter(lines)
     lock = threading.Lock()
@@ -160,4 +161,4 @@ def _wrong(volume: Volume, line: dict[str, Any], frame: np.ndarray, compared: bo
     return None
 
 
-__all__ = ["DatasetCheck", "RunCheck", "UnknownRunError", "run_uids", "verify"]
+__all__ = ["DatasetCheck", "RunCheck", "UnknownRunError", "run_uids", "verify", "wrong_frames"]

@@ -246,6 +246,7 @@ def ready(data: Data = None, as_json: Json = False) -> None:
 def complete_app() -> typer.Typer:
     """The command with all its parts."""
     from . import (
+        _archive_command,
         _bench_commands,
         _demo_command,
         _doctor_command,
@@ -269,6 +270,7 @@ def complete_app() -> typer.Typer:
         _bench_commands,
         _verify_command,
         _export_command,
+        _archive_command,
     ):
         commands.add_to(app)
     return app

@@ -14,6 +14,7 @@ from typing import TypeVar
 from ..config import Scope, load_scope
 from ..hardware import ConnectedHardware, HardwareGoneError, HardwareInfo, HardwareState, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
+from ..ledger import Room, room_for
 from ._probe import Probe
 from ._queue import control_address
 
@@ -57,6 +58,11 @@ class Context:
         """Reads every device. A thread of its own: a slow reading must not make the liveness check look hung."""
         link = _Link(self.scope, self.layout)
         return Probe(lambda: link.call(lambda hardware: hardware.state()), "hardware-state")
+
+    @cached_property
+    def room(self) -> Probe[Room | None]:
+        """Looks at the disk that frames go to, which may be a network's."""
+        return Probe(lambda: room_for(self.scope, self.layout), "room")
 
 
 class _Link:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..hardware import HardwareError, LatchFile
-from ..ledger import Hold, read_control
+from ..ledger import Hold, Waits, read_control
 from ._approving import waiting
 from ._context import Context
 from ._models import Component
 from ._problems import Problem
+from ._queue import QueueUnreachable, ask
 
 ASK_S = 0.15
 """Asked a second time, after it has not said that it is well: it touches no adapter."""
@@ -27,7 +28,7 @@ async def holds(context: Context, status: dict[str, Any], hardware: Component) -
     if status.get("items_in_queue"):
         with contextlib.suppress(Problem):  # the queue server's own component says so
             found += [one.hold for one in await waiting(context)]
-    return found
+    return found + await _disk(context, status)
 
 
 def _people(context: Context) -> Iterator[Hold]:
@@ -52,6 +53,24 @@ def _people(context: Context) -> Iterator[Hold]:
             needs="queuescope control agents --reason …",
             detail=f"{control.by} has the microscope ({control.mode}): {control.reason}",
         )
+
+
+async def _disk(context: Context, status: dict[str, Any]) -> list[Hold]:
+    """What waits for room; where nothing does and the disk is below its mark, whatever comes next."""
+    waits = Waits(context.layout).told()
+    if waits:
+        there = {status.get("running_item_uid")}
+        if status.get("items_in_queue"):
+            with contextlib.suppress(QueueUnreachable):  # the queue server's own component says so
+                there |= {item["item_uid"] for item in (await ask(context.control, "queue_get")).get("items", ())}
+        waits = {uid: hold for uid, hold in waits.items() if uid in there}
+    if waits:
+        return list(waits.values())
+    try:
+        room = await context.room.ask(ASK_S)
+    except TimeoutError:
+        return []
+    return [] if room is None or room.fits else [room.hold("what records frames", None)]
 
 
 def _queue(status: dict[str, Any]) -> Iterator[Hold]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..config import Scope
-from ..layout import Layout, resolve_uri, shared_folders
+from ..layout import Layout, named_place, resolve_uri, shared_folders
 from ..reading import RUN_UID, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
 from ._problems import Problem
 
@@ -62,8 +62,10 @@ def register(scope: Scope, layout: Layout, asked: Register, by: str) -> tuple[st
         with other facts, or belongs to one.
     """
     path = _inside(scope, layout, asked.uri)
-    _not_a_runs_own(scope, layout, path)
-    volume = _volume(path, asked.uri)
+    _not_a_runs_own(scope, layout, asked.uri, path)
+    volume = _volume(
+        resolve_uri(layout, scope, asked.uri, "tiled"), asked.uri
+    )  # registered and archived since, perhaps
     for parent in asked.lineage.parents:
         try:
             RunLog.read(layout, parent)
@@ -83,7 +85,7 @@ def register(scope: Scope, layout: Layout, asked: Register, by: str) -> tuple[st
 
 def _inside(scope: Scope, layout: Layout, uri: str) -> Path:
     try:
-        path = resolve_uri(layout, scope, uri, "tiled")
+        path = named_place(layout, scope, uri, "tiled")
     except ValueError as error:
         raise Problem("outside_roots", str(error)) from None
     root = uri.partition("://")[2].partition("/")[0]
@@ -99,7 +101,7 @@ def _inside(scope: Scope, layout: Layout, uri: str) -> Path:
     return path
 
 
-def _not_a_runs_own(scope: Scope, layout: Layout, path: Path) -> None:
+def _not_a_runs_own(scope: Scope, layout: Layout, uri: str, path: Path) -> None:
     """What a run of this microscope has written is that run's."""
     match = _OWN.fullmatch(path.name)
     if match is None:
@@ -108,7 +110,8 @@ def _not_a_runs_own(scope: Scope, layout: Layout, path: Path) -> None:
         log = RunLog.read(layout, match[1])
     except (UnknownRunError, RunLogError):
         return
-    if any(d.path(layout, scope, "tiled") == path for d in (*log.datasets.values(), *log.untold(scope).values())):
+    datasets = (*log.datasets.values(), *log.untold(scope).values())
+    if any(d.uri == uri or d.path(layout, scope, "tiled") == path for d in datasets):
         raise Problem("already_registered", f"{path.name} belongs to run {match[1]}", run_uid=match[1])
 
 

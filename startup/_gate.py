@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..config import Scope
@@ -15,17 +15,22 @@ from ..ledger import (
     Approvals,
     Hold,
     Ledger,
+    Waits,
     read_control,
     waits_for_approval,
 )
+from ..plans import Template
+from ._space import Space
 
 
 class Gate:
     """Asked by the manager before an item starts, and again by the worker, whatever way the item took."""
 
-    def __init__(self, scope: Scope, layout: Layout) -> None:
+    def __init__(self, scope: Scope, layout: Layout, templates: Mapping[str, Template] | None = None) -> None:
+        """``templates``: the plans whose frames are held against the disk's room; the worker needs none for what it asks."""
         self._scope, self._layout, self._ledger = scope, layout, Ledger(layout.ledger_db)
         self._approvals = Approvals(self._ledger)
+        self._space, self._waits = Space(scope, layout, templates or {}), Waits(layout)
 
     def hold(self, item: Mapping[str, Any]) -> Hold | None:
         """Why this item waits; None where it may start, or has been refused."""
@@ -39,15 +44,29 @@ class Gate:
         if control.mode != "agents" and item.get("user_group") == "agent" and item.get("name") not in READS_ONLY:
             detail = f"{control.by} has the microscope ({control.mode}): {control.reason}"
             return Hold(reason="person", since=control.since, needs="queuescope control agents", detail=detail)
-        approval = self._waits(item)
-        if approval is None or approval.state == "refused":
+        approval = self._approval(item)
+        if approval is None:
+            return self._disk(item)
+        if approval.state == "refused":
             return None
         needs = f"queuescope approve {approval.item_uid}"
         return Hold(reason="approval", since=approval.asked_at, needs=needs, detail=f"{approval.plan} needs approval")
 
+    def _disk(self, item: Mapping[str, Any]) -> Hold | None:
+        """A plan whose frames don't fit now would be refused by the recorder: it waits instead."""
+        room = self._space.room(str(item.get("name")), item.get("kwargs") or {})
+        if room is None or room.fits:
+            self._waits.clear(item["item_uid"])
+            return None
+        return self._waits.tell(item["item_uid"], str(item["name"]), room)
+
+    def keep_waits(self, item_uids: Collection[str]) -> None:
+        """Nothing but these is queued or runs: what others waited for is told no more."""
+        self._waits.keep(item_uids)
+
     def refusal(self, item: Mapping[str, Any]) -> str | None:
         """Who refused this item and why, where somebody did."""
-        approval = self._waits(item)
+        approval = self._approval(item)
         if approval is None or approval.state != "refused":
             return None
         return f"ApprovalError: {approval.plan} was refused by {approval.decided_by}: {approval.reason}"
@@ -59,7 +78,7 @@ class Gate:
         ApprovalError
             Where the item has no approval and needs one. Nothing has moved.
         """
-        approval = self._waits(item)
+        approval = self._approval(item)
         if approval is None:
             return
         if approval.state == "refused":
@@ -85,5 +104,5 @@ class Gate:
         )
         self._ledger.set_state(item["item_uid"], "failed", error=error)
 
-    def _waits(self, item: Mapping[str, Any]) -> Approval | None:
+    def _approval(self, item: Mapping[str, Any]) -> Approval | None:
         return waits_for_approval(self._scope.agents, self._approvals, item)

@@ -4,7 +4,8 @@ Subclasses, handed to queueserver's own `WatchdogProcess`:
 
 * `ScopeWorker` sees every start, continuation and end of a plan: it completes the start document, keeps the plan's result in
   the ledger and closes all lights when a plan is done or pauses.
-* `ScopeManager` refuses bad parameters at submission, whatever way they come in, and leaves autostart on after a keyed failure.
+* `ScopeManager` refuses bad parameters, and frames that the disk has no room for, at submission, whatever way they come in, and
+  leaves autostart on after a keyed failure.
 * `KeyedPlanQueue` never puts an item with an operation key back into the queue, and reaches Valkey with a password that stands
   on no command line and in no log.
 
@@ -39,6 +40,7 @@ from ..ledger import Hold, meta_of
 from ..plans import ParameterError, Template, templates
 from ._gate import Gate
 from ._namespace import current_session, session_or_none
+from ._space import Space
 
 logger = logging.getLogger("queuescope.startup")
 
@@ -84,6 +86,7 @@ class ScopeWorker(RunEngineWorker):
     def _generate_new_plan(self, parameters: dict[str, Any]) -> Callable[[], Any]:
         def start() -> Any:
             session = current_session()
+            session.rounds.item_uid = parameters["item_uid"]
             meta = meta_of(parameters)
             session.ledger.start(
                 item_uid=parameters["item_uid"],
@@ -243,7 +246,9 @@ class KeyedPlanQueue(PlanQueueOperations):
         Returns why the first item waits, where none of them may start.
         """
         waits: Hold | None = None
-        for number, item in enumerate((await self.get_queue())[0]):
+        items, running, _ = await self.get_queue_full()
+        self.gate.keep_waits({item["item_uid"] for item in (*items, running) if item})
+        for number, item in enumerate(items):
             if self.gate.refusal(item) is not None:
                 await self.pop_item_from_queue(uid=item["item_uid"])
                 continue
@@ -304,13 +309,15 @@ class ScopeManager(RunEngineManager):
     _scope: Scope
     _layout: Layout
     _gate: Gate
+    _space: Space
 
     def run(self) -> None:
         die_with_parent("qs-manager")
         upstream_manager.PlanQueueOperations = KeyedPlanQueue
         self._scope, self._layout = _settings()
         self._templates = templates(self._scope)
-        KeyedPlanQueue.gate = self._gate = Gate(self._scope, self._layout)
+        KeyedPlanQueue.gate = self._gate = Gate(self._scope, self._layout, self._templates)
+        self._space = Space(self._scope, self._layout, self._templates)
         super().run()
 
     async def _start_plan(self) -> Any:
@@ -353,6 +360,9 @@ class ScopeManager(RunEngineManager):
                     template.check(item.get("kwargs") or {})
                 except ParameterError as error:
                     raise RuntimeError(str(error)) from None
+                room = self._space.room(template.name, item.get("kwargs") or {})
+                if room is not None and not room.fits:
+                    raise RuntimeError(f"plan {template.name!r} refused: {room}: fewer frames, or {room.remedy}")
         return super()._prepare_item(item=item, item_type=item_type, user_group=user_group, **more)
 
     async def _set_manager_state(self, state: MState, *, coro: Any = None, autostart_disable: bool = False) -> None:

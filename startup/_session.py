@@ -16,9 +16,11 @@ from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..ledger import Ledger, meta_of
+from ..ledger import Ledger, Waits, meta_of
 from ..plans import Template, build_plans, templates
 from ._document_log import DocumentLog
+from ._frame_sizes import FrameSizes
+from ._space import RoundsWait, Space
 
 HARDWARE_DEADLINE_S = 30.0
 """How long an opening environment waits for the hardware process."""
@@ -77,6 +79,7 @@ class Session:
     run_engine: RunEngine
     ledger: Ledger
     reconnection: Reconnection
+    rounds: RoundsWait
 
     def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
         """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
@@ -137,14 +140,22 @@ def open_session() -> Session:
     ledger = Ledger(layout.ledger_db)
     run_engine = ScopeRunEngine(recordings, scan_id_source=lambda _: ledger.next_scan_id())
     run_engine.subscribe(DocumentLog(layout.documents))
+    sizes = FrameSizes(scope, layout)
+    sizes.ask(hardware)
+    run_engine.subscribe(sizes, "descriptor")
+    ours = templates(scope)
+    rounds = RoundsWait(Space(scope, layout, ours), Waits(layout))
+    run_engine.register_command("disk_hold", rounds.look)
+    run_engine.register_command("disk_hold_over", rounds.over)
     return Session(
         scope=scope,
         layout=layout,
         hardware=hardware,
         devices=devices,
         plans=build_plans(scope, devices),
-        templates=templates(scope),
+        templates=ours,
         run_engine=run_engine,
         ledger=ledger,
         reconnection=Reconnection(hardware, devices),
+        rounds=rounds,
     )

@@ -272,11 +272,12 @@ def another_stack(tmp_path: Path) -> Iterator[Stack]:
 class WrittenRun:
     """A run on disk without a microscope: its document log as the worker writes it, its volumes written by the recorder's files.
 
-    ``frames`` holds what was "acquired", by dataset: random pixels, so that no two frames are alike.
+    ``frames`` holds what was "acquired", by dataset: random pixels, so that no two frames are alike. They can be compressed only
+    where ``brightest`` is far below what their type holds.
     """
 
-    def __init__(self, layout: Layout, status: str | None = "success") -> None:
-        self.layout, self.uid = layout, str(uuid.uuid4())
+    def __init__(self, layout: Layout, status: str | None = "success", brightest: int | None = None) -> None:
+        self.layout, self.uid, self.brightest = layout, str(uuid.uuid4()), brightest
         self.status = status
         self.frames: dict[str, list[np.ndarray]] = {}
         self._files: dict[str, DatasetFiles] = {}
@@ -341,7 +342,8 @@ class WrittenRun:
     def expose(self, name: str = "cam_a") -> np.ndarray:
         """One frame more: its pixels, then its line."""
         files, index = self._files[name], len(self.frames[name])
-        frame = self._random.integers(0, np.iinfo(files.dtype).max, files.frame_shape, files.dtype)
+        brightest = np.iinfo(files.dtype).max if self.brightest is None else self.brightest
+        frame = self._random.integers(0, brightest, files.frame_shape, files.dtype)
         checksum = files.write(index, frame, self._buffer)
         line = {
             "index": index,

@@ -281,12 +281,12 @@ KILLED = """
 import sys, time
 from queuescope.scripts import _export
 from queuescope.scripts.cli import complete_app
-sync = _export._sync
+sync = _export.sync_tree
 def told(path):
     sync(path)
     print("all written, nothing compared", flush=True)
     time.sleep(600)
-_export._sync = told
+_export.sync_tree = told
 sys.argv = ["queuescope", *sys.argv[1:]]
 complete_app()()
 """
@@ -312,7 +312,7 @@ def test_two_exports_of_one_run_do_not_meet(command: Command, run: Any, to: Path
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = command(run.uid, "ome-tiff")
     assert done.exit_code == 1
-    assert "is being exported by another process" in done.stderr
+    assert "is being written by another process" in done.stderr
     assert partial.exists()
 
 

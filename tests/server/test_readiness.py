@@ -19,6 +19,7 @@ import pytest
 
 from queuescope.config import load_scope
 from queuescope.layout import Layout
+from queuescope.ledger import Waits, room_for
 
 PATIENCE_S = 60
 
@@ -280,3 +281,18 @@ def test_in_mode_worker_the_re_worker_is_asked(stack: Any, start_and_stop: Calla
     assert (view["lights"]["l488"]["state"], view["lights"]["l488"]["error"]) == (None, "no answer")
     hardware = server["observer"].get("/api/ready").json()["components"]["hardware"]
     assert hardware == {"ok": True, "detail": "inside the RE worker"}
+
+
+def test_a_disk_below_its_mark_is_a_hold(
+    start_and_stop: Callable[..., Any], data_folder: Callable[[str], Path]
+) -> None:
+    """Issue 4, item 9: before anything waits for it; what does wait is told while it is queued or runs."""
+    layout = Layout(data_folder("low disk"))
+    server = start_and_stop(layout.data, QUEUESCOPE_STORAGE__MIN_FREE_GB="1e6")
+    [hold] = [hold for hold in server["observer"].get("/api/ready").json()["holds"] if hold["reason"] == "disk"]
+    assert (hold["since"], hold["needs"]) == (None, f"make room in {layout.data}")
+    assert hold["detail"].startswith("what records frames waits for room on the disk: 1000000.00 GB must stay free")
+    room = room_for(load_scope("demo-dispim", environ={}), layout, 10**18)
+    assert room is not None
+    Waits(layout).tell("item-of-a-killed-worker", "snap", room)
+    assert "snap waits" not in server["observer"].get("/api/ready").text

@@ -138,7 +138,7 @@ def test_a_queue_that_cannot_be_read_starts_nothing_and_keeps_autostart() -> Non
         def __init__(self) -> None:
             pass
 
-        async def get_queue(self) -> Any:
+        async def get_queue_full(self) -> Any:
             raise OSError("the ledger is on a full disk")
 
     manager = ScopeManager.__new__(ScopeManager)

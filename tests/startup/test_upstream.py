@@ -29,7 +29,7 @@ PINNED: dict[Callable[..., Any], str] = {
     PlanQueueOperations._set_processed_item_as_stopped: "0753a68fbf48aa54",
     PlanQueueOperations._set_processed_item_as_completed: "64bb0bfd3fc2cce0",
     RunEngineManager._start_plan: "74027fdf13497b46",
-    PlanQueueOperations.get_queue: "8a1900ef28649da7",
+    PlanQueueOperations.get_queue_full: "40efe6aefd6447d7",
     PlanQueueOperations.move_item: "25a7e156cc764000",
     PlanQueueOperations.pop_item_from_queue: "d1b3caef21961dcb",
     PlanQueueOperations.pop_item_from_queue_batch: "dfb0748a9323034c",

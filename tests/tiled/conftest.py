@@ -169,6 +169,12 @@ class Stand:
                 print("".join(process.lines))  # pytest shows it where a test fails
 
 
+@pytest.fixture(scope="session")
+def make_stand() -> type[Stand]:
+    """``make_stand(data)``: a data directory of its own, nothing started; close it."""
+    return Stand
+
+
 class Acquisition:
     """A run on disk: the log as the worker writes it (under the lock), the volumes as the hardware writes them.
 
