@@ -62,9 +62,9 @@ def up(scope: Scope, layout: Layout) -> float:
     return seconds
 
 
-def bring_up(scope: Scope, layout: Layout) -> float:
+def bring_up(scope: Scope, layout: Layout, catalog: str = "--no-wait-catalog") -> float:
     """The same, and leave it running."""
-    command = [sys.executable, "-m", "queuescope.scripts", "up", "--no-wait-catalog"]
+    command = [sys.executable, "-m", "queuescope.scripts", "up", catalog]
     began = time.monotonic()
     done = subprocess.run(
         [*command, "--scope", str(scope.path), "--data", str(layout.data)], capture_output=True, text=True

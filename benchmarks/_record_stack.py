@@ -1,0 +1,153 @@
+"""The stack whose recorder is measured: two cameras of Micro-Manager's demo adapter and nothing that costs time besides."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Scope, load_scope
+from ..hardware import ConnectedHardware, FrameSettings, connect
+from ..layout import Layout
+from ..ledger import Ledger
+from ..scripts import _operation
+from ..scripts._rest import Rest
+from ..scripts._up import stop
+from .start import bring_up
+
+_CFG = """\
+Property,Core,Initialize,0
+Device,DHub,DemoCamera,DHub
+Device,Camera 1,DemoCamera,DCam
+Device,Camera 2,DemoCamera,DCam
+Device,Z,DemoCamera,DStage
+Device,Lamp,DemoCamera,DShutter
+Parent,Camera 1,DHub
+Parent,Camera 2,DHub
+Parent,Z,DHub
+Parent,Lamp,DHub
+Property,Core,Initialize,1
+Property,Core,Camera,Camera 1
+Property,Core,Focus,Z
+Property,Core,AutoShutter,0
+{cameras}"""
+_CAMERA = """\
+Property,{label},OnCameraCCDXSize,{size}
+Property,{label},OnCameraCCDYSize,{size}
+Property,{label},PixelType,16bit
+"""
+_SCOPE = """\
+name: bench-record
+micromanager: {{config: mm.cfg, buffer_mb: {buffer_mb}}}
+devices:
+  z:     {{label: Z, kind: stage, limits: [-300, 300], reference: none}}
+  one:   {{label: Camera 1, kind: camera, pixel_um: 6.5, exposure_ms: [0, 1000]}}
+  two:   {{label: Camera 2, kind: camera, pixel_um: 6.5, exposure_ms: [0, 1000]}}
+  fast1: {{label: Camera 1, kind: property, property: FastImage, choices: ["0", "1"]}}
+  fast2: {{label: Camera 2, kind: property, property: FastImage, choices: ["0", "1"]}}
+lights:
+  lamp: {{gate: {{label: Lamp}}, power: fixed}}
+channels:
+  bright: {{light: lamp, exposure_ms: 10}}
+storage: {{min_free_gb: 0}}
+services: {{http: {{port: 0}}}}
+"""
+CAMERAS = {"one": "Camera 1", "two": "Camera 2"}
+
+
+@dataclass(frozen=True)
+class RecordStack:
+    """A running stack without a catalog."""
+
+    scope: Scope
+    layout: Layout
+    adapters: str
+    peers_config: Path
+
+    @property
+    def hardware_pid(self) -> int:
+        runtime = self.layout.runtime()
+        assert runtime is not None
+        return int(runtime["pids"]["hardware"])
+
+    def run(self, plan: str, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Run a plan through the queue; its result, its start and its stop document.
+
+        Raises
+        ------
+        RuntimeError
+            Where it did not succeed.
+        """
+        runtime = self.layout.runtime()
+        assert runtime is not None
+        rest, key = Rest.of(self.layout, runtime), _operation.new_key()
+        outcome = _operation.follow(rest, _operation.submit(rest, plan, kwargs, key), key, lambda _: None)
+        lines = self.layout.document_log(outcome.run_uids[-1]).read_text().splitlines() if outcome.run_uids else []
+        if not outcome.succeeded or not lines:
+            raise RuntimeError(f"{plan} {outcome.exit_status}: {outcome.message}")
+        documents = [json.loads(line) for line in lines]
+        execution = Ledger(self.layout.ledger_db).by_run(outcome.run_uids[-1])
+        assert execution is not None
+        return dict(execution.result), documents[0]["doc"], documents[-1]["doc"]
+
+
+@contextmanager
+def record_stack(size: int, buffer_mb: int) -> Iterator[RecordStack]:
+    """Cameras of ``size``² uint16, whose frames cost the camera as little as it can do."""
+    with tempfile.TemporaryDirectory(prefix="queuescope-bench-") as name:
+        folder = Path(name)
+        sized = "".join(_CAMERA.format(label=label, size=size) for label in CAMERAS.values())
+        (folder / "mm.cfg").write_text(_CFG.format(cameras=sized))
+        fast = "".join(f"Property,{label},FastImage,1\n" for label in CAMERAS.values())
+        (folder / "fast.cfg").write_text(_CFG.format(cameras=sized + fast))
+        (folder / "scope.yml").write_text(_SCOPE.format(buffer_mb=buffer_mb))
+        scope, layout = load_scope(folder, environ={}), Layout(folder / "data")
+        bring_up(scope, layout, "--no-catalog")
+        try:
+            hardware: ConnectedHardware = connect(scope, layout, timeout_s=30)
+            try:
+                for camera, fast_property in (("one", "fast1"), ("two", "fast2")):
+                    hardware.snap(camera, FrameSettings())  # the fast image is the last real one: all zeros without
+                    hardware.set_value(fast_property, "1")
+                adapters = hardware.info().adapters
+            finally:
+                hardware.close()
+            yield RecordStack(scope, layout, adapters, folder / "fast.cfg")
+        finally:
+            stop(layout)
+
+
+def peer(stack: RecordStack, **asked: Any) -> dict[str, Any]:
+    """Run a peer in a process of its own (`_record_peers`).
+
+    Raises
+    ------
+    RuntimeError
+        With what it printed, where it failed.
+    """
+    words = {
+        "config": str(stack.peers_config),
+        "adapters": stack.adapters,
+        "buffer_mb": stack.scope.micromanager.buffer_mb,
+        "folder": str(stack.layout.volumes),
+        **asked,
+    }
+    command = [sys.executable, "-m", f"{__package__}._record_peers", json.dumps(words)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYMM_LOG_FILE": "0"})
+    if done.returncode:
+        raise RuntimeError(f"{asked.get('case')}: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def delete_volumes(layout: Layout, run_uid: str) -> None:
+    """The frames of a run that was measured."""
+    for path in layout.volumes.glob(f"{run_uid}_*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

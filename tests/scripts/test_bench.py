@@ -1,0 +1,39 @@
+"""The quick forms of the recorder's benchmarks: real stacks, real peers, and the contract of what they print."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+
+def bench(name: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "queuescope.scripts", "bench", name, "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["bench"] == name
+    assert all(set(row) == {"case", "metric", "median", "min", "max", "n"} for row in found["rows"])
+    assert all(row["min"] <= row["median"] <= row["max"] for row in found["rows"])
+    assert found["ratios"]
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+    return found
+
+
+def test_bench_record_counts_every_frame() -> None:
+    """No frame of the recorder is dropped, with one camera and with two; how fast is no test's business."""
+    found = bench("record")
+    dropped = {row["case"]: row["max"] for row in found["rows"] if row["metric"] == "dropped"}
+    assert {case for case in dropped if "queuescope" in case} == {
+        f"{exposure} ms exposure, queuescope{more}" for exposure in (10, 0) for more in ("", ", two cameras")
+    }
+    assert not any(value for case, value in dropped.items() if "queuescope" in case)
+
+
+@pytest.mark.parametrize("name", ["stack"])
+def test_bench_prints_its_table(name: str) -> None:
+    cases = {row["case"] for row in bench(name)["rows"]}
+    assert {"queuescope, z_stack", "mda.run, tifffile"} <= cases
