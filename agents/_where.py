@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from ..formats import volume_of
 from ..layout import Layout
-from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
+from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError, open_volume
 
 
 class Whereabouts:
@@ -71,7 +71,7 @@ class Whereabouts:
     def _first(self, paths: Iterator[Path], is_it: Any) -> Volume | None:
         for path in paths:
             try:
-                volume = Volume(path)
+                volume = open_volume(path)
                 if is_it(volume):
                     return volume
             except (VolumeError, OSError):
@@ -88,7 +88,7 @@ class Whereabouts:
             if root in self.roots:
                 yield self.roots[root] / relative
         if dataset.recorded_path is not None:
-            yield _folder(dataset.recorded_path)
+            yield volume_of(dataset.recorded_path)
         if relative is not None and self.layout is not None:
             yield self.layout.data / relative
 
@@ -97,18 +97,10 @@ class Whereabouts:
         sources = client.data_sources() or ()
         for source in sources:
             for asset in source.assets:
-                recorded = _folder(asset.data_uri)
+                recorded = volume_of(asset.data_uri)
                 for root in self.roots.values():
                     yield root / "volumes" / recorded.name
                 yield recorded
-
-
-def _folder(uri: str) -> Path:
-    """The volume's folder of ``file://localhost/…/x.ome.zarr/0``."""
-    path = unquote(urlsplit(uri).path)
-    if os.name == "nt":
-        path = path.lstrip("/")
-    return Path(path).parent
 
 
 def _is_described(volume: Volume, dataset: RunDataset) -> bool:

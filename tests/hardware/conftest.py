@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from queuescope.config import SCOPES, Scope, load_scope
+from queuescope.formats import frame_list
 from queuescope.hardware import (
     ConnectedHardware,
     DatasetPlan,
@@ -123,7 +124,7 @@ class KilledVolume:
 
     @property
     def frame_list(self) -> Path:
-        return self.path.with_name(self.path.name.replace(".ome.zarr", ".frames.jsonl"))
+        return frame_list(self.path)
 
 
 @pytest.fixture

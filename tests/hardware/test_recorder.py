@@ -16,6 +16,7 @@ import yaozarrs
 import zarr
 
 from queuescope.config import Scope
+from queuescope.formats import frame_list
 from queuescope.hardware import (
     DatasetPlan,
     FrameSettings,
@@ -33,7 +34,7 @@ View = Callable[..., VolumeView]
 
 
 def lines(state: RecordingState, dataset: str) -> list[dict[str, Any]]:
-    path = Path(state.datasets[dataset].path.replace(".ome.zarr", ".frames.jsonl"))
+    path = frame_list(Path(state.datasets[dataset].path))
     text = path.read_text(encoding="utf-8")
     assert text == "" or text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from queuescope.config import load_scope
 from queuescope.layout import Layout
-from queuescope.reading import LONGEST_PROJECTION_BYTES, Volume, render
+from queuescope.reading import LONGEST_PROJECTION_BYTES, open_volume, render
 from queuescope.server._image import read_image
 from queuescope.server._problems import Problem
 
@@ -178,7 +178,7 @@ def test_a_projection_has_a_limit_and_says_it(ask: Asked, run: Any) -> None:
     metadata.write_text(json.dumps(array))
     lines = run.frame_list().read_text().splitlines(keepends=True)
     run.frame_list().write_text(lines[0] * 50)
-    assert 50 * Volume(run.volume()).frame_bytes > LONGEST_PROJECTION_BYTES
+    assert 50 * open_volume(run.volume()).frame_bytes > LONGEST_PROJECTION_BYTES
     with pytest.raises(Problem, match=r"reads 4\.9 GB, the limit is 2 GB: at most 20 frames at once") as refused:
         ask(project="max")
     assert refused.value.code == "preview_too_large"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from queuescope.layout import Layout
-from queuescope.reading import FrameError, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
+from queuescope.reading import FrameError, RunLog, RunLogError, UnknownRunError, VolumeError, open_volume
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_frames_are_read_as_they_were_taken(
     """R3.5 from disk on the same machine."""
     run = write_run(layout)
     taken = run.dataset(frames=3, shape=shape, dtype=dtype)
-    volume = Volume(run.end().volume())
+    volume = open_volume(run.end().volume())
     assert (volume.frames, volume.shape, volume.dtype) == (3, (3, *shape), np.dtype(dtype))
     for index in range(3):
         np.testing.assert_array_equal(volume.frame(index, from_disk=True), taken[index])
@@ -45,7 +45,7 @@ def test_a_growing_volume_has_the_frames_that_count(layout: Layout, write_run: C
     """R3.12 a half-written line is no frame, however long the plan's shape."""
     run = write_run(layout)
     run.dataset(frames=2, planned=5)
-    volume = Volume(run.volume())
+    volume = open_volume(run.volume())
     with run.frame_list().open("a") as file:
         file.write('{"index": 2, "ti')
     assert (volume.shape[0], volume.frames, len(volume.lines())) == (5, 2, 2)
@@ -69,7 +69,7 @@ def test_a_growing_volume_has_the_frames_that_count(layout: Layout, write_run: C
 def test_a_stack_is_indexed_like_an_array(layout: Layout, write_run: Callable[..., Any], key: Any) -> None:
     run = write_run(layout)
     taken = run.dataset(frames=5)
-    stack = pickle.loads(pickle.dumps(Volume(run.volume()).stack()))
+    stack = pickle.loads(pickle.dumps(open_volume(run.volume()).stack()))
     np.testing.assert_array_equal(stack[key], taken[key])
     with pytest.raises(IndexError):
         stack[0, 0, 0, 0]
@@ -88,20 +88,20 @@ def test_four_axes_are_read_in_their_order(tmp_path: Path) -> None:
     ):
         array = zarr.create_array(tmp_path / name / "0", data=pixels, chunks=chunks, compressors=compressors)
         assert array.shape == pixels.shape
-        volume = Volume(tmp_path / name)
+        volume = open_volume(tmp_path / name)
         assert volume.frames == 6
         np.testing.assert_array_equal(volume.frame(4), pixels[1, 1])
         np.testing.assert_array_equal(volume.stack()[1, :, 2:4], pixels[1, :, 2:4])
     (tmp_path / "packed" / "0" / "c" / "1" / "1" / "0" / "0").unlink()
     with pytest.raises(FrameError, match="frame 4 is missing"):
-        Volume(tmp_path / "packed").frame(4)
+        open_volume(tmp_path / "packed").frame(4)
 
 
 def test_a_frame_that_cannot_be_read_is_named(layout: Layout, write_run: Callable[..., Any]) -> None:
     """R3.10 a failed read raises; nothing returns a made-up image."""
     run = write_run(layout)
     run.dataset(frames=3)
-    volume = Volume(run.volume())
+    volume = open_volume(run.volume())
     run.chunk(1).unlink()
     with pytest.raises(FrameError, match=r"cam_a\.ome\.zarr: frame 1 is missing"):
         volume.frame(1)
@@ -115,11 +115,11 @@ def test_a_frame_that_cannot_be_read_is_named(layout: Layout, write_run: Callabl
 
 def test_what_is_no_volume_is_named(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"nothing\.ome\.zarr is not there"):
-        Volume(tmp_path / "nothing.ome.zarr")
+        open_volume(tmp_path / "nothing.ome.zarr")
     (tmp_path / "flat" / "0").mkdir(parents=True)
     (tmp_path / "flat" / "0" / "zarr.json").write_text(json.dumps({"shape": [4, 4], "data_type": "uint16"}))
     with pytest.raises(VolumeError, match="2 axes"):
-        Volume(tmp_path / "flat")
+        open_volume(tmp_path / "flat")
 
 
 def test_a_log_tells_its_datasets_and_settings(layout: Layout, write_run: Callable[..., Any]) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from queuescope.config import Scope, load_scope
 from queuescope.layout import Layout
-from queuescope.reading import RunLog, Volume
+from queuescope.reading import RunLog, open_volume
 from queuescope.scripts.cli import complete_app
 from queuescope.server._image import read_image
 from queuescope.server._problems import Problem
@@ -173,7 +173,7 @@ def test_it_can_be_verified_and_exported(
     assert "3 of 3 frames readable (registered: no checksums" in command(complete_app(), ["verify", uid]).stdout
     exported = command(complete_app(), ["export", uid, "--format", "ome-zarr", "--to", str(tmp_path / "out")])
     assert exported.exit_code == 0, exported.stderr
-    np.testing.assert_array_equal(Volume(tmp_path / "out" / f"{uid}_image.ome.zarr").stack()[...], PIXELS)
+    np.testing.assert_array_equal(open_volume(tmp_path / "out" / f"{uid}_image.ome.zarr").stack()[...], PIXELS)
     (layout.data / "results/masks.ome.zarr/0/c/1/0/0").unlink()
     damaged = command(complete_app(), ["verify", uid])
     assert damaged.exit_code == 1
