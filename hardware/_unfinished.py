@@ -97,8 +97,8 @@ def _finish_zarr(volume: Path, frames: int) -> int:
 def finish_tiff(volume: Path, lines: Path, frames: int) -> int:
     """End a TIFF of the recorder behind this many frames, with a plane in its OME-XML for each of their lines; returns them.
 
-    Every step leaves a TIFF that can be read, and may be done again after a crash: the chain of images ends, then the new
-    OME-XML takes the place behind the last frame, then the first image points to it, then the file ends there.
+    Every step leaves a TIFF that can be read, and may be done again after a crash: the new OME-XML takes the place behind the
+    last frame, then the first image points to it, then the chain of images ends, then the file.
     """
     with volume.open("rb+") as file:
         try:
@@ -108,12 +108,6 @@ def finish_tiff(volume: Path, lines: Path, frames: int) -> int:
             return 0
         file.seek(offset)
         described = file.read(size).rstrip(b"\0").decode()
-        if frames:
-            _put(file, layout.link(frames - 1), bytes(8))
-        else:
-            _put(file, 0, layout.start(0))
-        _put(file, *layout.count(frames))
-        os.fsync(file.fileno())
         end = layout.end(frames)
         if frames:
             with lines.open("rb") as listed:
@@ -123,7 +117,12 @@ def finish_tiff(volume: Path, lines: Path, frames: int) -> int:
             os.fsync(file.fileno())
             _put(file, *layout.description(end, len(xml)))
             os.fsync(file.fileno())
+            _put(file, layout.link(frames - 1), bytes(8))
             end += len(xml)
+        else:
+            _put(file, 0, layout.start(0))
+        _put(file, *layout.count(frames))
+        os.fsync(file.fileno())
         file.truncate(end)
         os.fsync(file.fileno())
     return frames

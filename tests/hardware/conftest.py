@@ -133,14 +133,16 @@ def killed_volume(
     start_process: Callable[..., HardwareProcess],
     new_plan: Callable[..., RecordingPlan],
     view: Callable[..., VolumeView],
+    request: pytest.FixtureRequest,
 ) -> KilledVolume:
-    """SIGKILL after the third frame."""
+    """SIGKILL after the third frame; in each format where the test asks for `form`."""
+    form = request.getfixturevalue("form") if "form" in request.fixturenames else None
     scope, layout = scope_in(tmp_path, "own"), Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
     hardware = connect(scope, layout, timeout_s=60)
     planned = KilledVolume.planned
     state = hardware.open_recording(
-        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=planned, axis="z", step_um=1))
+        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=planned, axis="z", step_um=1, format=form))
     )
     state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", planned),)))
     while state.datasets["cam_a"].frames_written < 3:

@@ -53,8 +53,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another computer: where Tiled opens the file there is nothing for us."""
     from queuescope.agents import _where
 
-    folder = _where._folder
-    monkeypatch.setattr(_where, "_folder", lambda uri: tmp_path / "not here" / folder(uri).name)
+    folder = _where.volume_of
+    monkeypatch.setattr(_where, "volume_of", lambda uri: tmp_path / "not here" / folder(uri).name)
 
 
 def test_frames_come_lazily_from_disk_on_the_same_machine(stand: Any, run: Any, opened: Open) -> None:
