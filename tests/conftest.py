@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from queuescope.config import Scope, load_scope
-from queuescope.formats import FORMATS, MIMETYPES, Format, ImageFacts, array_uri
+from queuescope.formats import FORMATS, MIMETYPES, Format, ImageFacts, TiffLayout, array_uri
 from queuescope.hardware import DatasetPlan, Hardware, connect
 from queuescope.hardware._dataset_files import DatasetFiles
 from queuescope.hardware._direct import DirectBuffer
@@ -371,6 +371,20 @@ class WrittenRun:
         """The file of one frame's pixels."""
         return self.volume(name) / "0" / "c" / str(index) / "0" / "0"
 
+    def spoil(self, index: int, name: str = "cam_a") -> None:
+        """Flip one bit of a frame, where it lies on disk."""
+        path, offset = self.volume(name), 0
+        if self._files[name].format == "ome-zarr":
+            path = self.chunk(index, name)
+        else:
+            with path.open("rb") as file:
+                offset = TiffLayout.read(file)[0].frame(index)
+        with path.open("rb+") as file:
+            file.seek(offset + 5)
+            (byte,) = file.read(1)
+            file.seek(offset + 5)
+            file.write(bytes([byte ^ 8]))
+
     def frame_list(self, name: str = "cam_a") -> Path:
         return self._files[name].frames_jsonl
 
@@ -385,7 +399,7 @@ class WrittenRun:
 
 
 @pytest.fixture(params=FORMATS)
-def form(request: pytest.FixtureRequest) -> Format:
+def volume_format(request: pytest.FixtureRequest) -> Format:
     """Each format of volumes in turn."""
     return request.param  # type: ignore[no-any-return]
 

@@ -135,8 +135,9 @@ def killed_volume(
     view: Callable[..., VolumeView],
     request: pytest.FixtureRequest,
 ) -> KilledVolume:
-    """SIGKILL after the third frame; in each format where the test asks for `form`."""
-    form = request.getfixturevalue("form") if "form" in request.fixturenames else None
+    """SIGKILL after the third frame; in each format where the test asks for `volume_format`."""
+    each = "volume_format" in request.fixturenames
+    form = request.getfixturevalue("volume_format") if each else None
     scope, layout = scope_in(tmp_path, "own"), Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
     hardware = connect(scope, layout, timeout_s=60)

@@ -14,9 +14,9 @@ from queuescope.hardware import DatasetPlan, FrameSettings, RecordingPlan
 from queuescope.reading import open_volume
 
 
-def recorded(local: Any, form: Format, lit: FrameSettings, **plan: Any) -> tuple[Path, str]:
+def recorded(local: Any, volume_format: Format, lit: FrameSettings, **plan: Any) -> tuple[Path, str]:
     """Two frames of cam_a."""
-    described = DatasetPlan(name="cam_a", camera="cam_a", frames=2, format=form, **plan)
+    described = DatasetPlan(name="cam_a", camera="cam_a", frames=2, format=volume_format, **plan)
     asked = RecordingPlan(
         run_uid="run-of-metadata", sample_id="embryo-1", session_id="s1", position="head", datasets=(described,)
     )
@@ -27,9 +27,9 @@ def recorded(local: Any, form: Format, lit: FrameSettings, **plan: Any) -> tuple
     return Path(closed.datasets["cam_a"].path), asked.run_uid
 
 
-def test_both_formats_tell_the_same(local: Any, form: Format, lit: FrameSettings) -> None:
+def test_both_formats_tell_the_same(local: Any, volume_format: Format, lit: FrameSettings) -> None:
     """Issue 4, item 2: axes, pixel size, channel, light, filter, objective, camera, exposure."""
-    path, _ = recorded(local, form, lit, axis="z", step_um=-2.0, channel="gfp", exposure_ms=2.0, power_pct=3.0)
+    path, _ = recorded(local, volume_format, lit, axis="z", step_um=-2.0, channel="gfp", exposure_ms=2.0, power_pct=3.0)
     volume = open_volume(path)
     scope = local._microscope._scope
     facts = volume.facts
@@ -77,9 +77,9 @@ def test_a_zarr_tells_beside_ngff_what_that_has_no_place_for(local: Any, lit: Fr
     assert ours["objective"]["na"] == 0.8
 
 
-def test_what_nobody_said_is_left_out(local: Any, form: Format, lit: FrameSettings) -> None:
+def test_what_nobody_said_is_left_out(local: Any, volume_format: Format, lit: FrameSettings) -> None:
     """No channel, no exposure: none is made up."""
-    path, _ = recorded(local, form, lit)
+    path, _ = recorded(local, volume_format, lit)
     facts = open_volume(path).facts
     assert (facts.light, facts.emission, facts.exposure_ms, facts.step_um) == (None, None, None, None)
     assert facts.camera is not None

@@ -44,9 +44,9 @@ def lines(state: RecordingState, dataset: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def local(tmp_path: Path, make_scope: Callable[..., Scope], form: Format) -> Iterator[Any]:
+def local(tmp_path: Path, make_scope: Callable[..., Scope], volume_format: Format) -> Iterator[Any]:
     """The microscope in this process, recording in each format."""
-    scope = make_scope(tmp_path, scope=[("format: ome-zarr", f"format: {form}")])
+    scope = make_scope(tmp_path, scope=[("format: ome-zarr", f"format: {volume_format}")])
     connected = connect(scope, Layout(tmp_path / "data"))
     yield connected
     connected.close()

@@ -35,7 +35,7 @@ def found_by_others(path: Path, frames: int) -> np.ndarray:
 
 
 def test_the_next_process_finishes_what_a_killed_one_left(
-    killed_volume: Any, start_process: Callable[..., Any], form: Format
+    killed_volume: Any, start_process: Callable[..., Any], volume_format: Format
 ) -> None:
     """R3.12: after SIGKILL in a volume its shape becomes the frames written, and each one reads back."""
     path, lines, layout = killed_volume.path, killed_volume.frame_list, killed_volume.layout
@@ -52,7 +52,7 @@ def test_the_next_process_finishes_what_a_killed_one_left(
     for index, line in enumerate(map(json.loads, lines.read_text().splitlines())):
         assert line["index"] == index
         assert line["checksum"] == "xxh3_128:" + xxhash.xxh3_128_hexdigest(array[index].tobytes())
-    if form == "ome-zarr":
+    if volume_format == "ome-zarr":
         assert sorted(int(folder.name) for folder in (path / "0" / "c").iterdir()) == list(range(frames))
     else:
         assert path.stat().st_size < (frames + 1) * array[0].nbytes + 65536 + 400 * frames

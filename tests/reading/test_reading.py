@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from queuescope.formats import Format
 from queuescope.layout import Layout
 from queuescope.reading import FrameError, RunLog, RunLogError, UnknownRunError, VolumeError, open_volume
 
@@ -23,10 +25,10 @@ def layout(tmp_path: Path) -> Layout:
 @pytest.mark.parametrize("shape", [(16, 24), (64, 64)], ids=["ordinary writes", "direct writes"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_frames_are_read_as_they_were_taken(
-    layout: Layout, write_run: Callable[..., Any], shape: tuple[int, int], dtype: str
+    layout: Layout, write_run: Callable[..., Any], shape: tuple[int, int], dtype: str, volume_format: Format
 ) -> None:
     """R3.5 from disk on the same machine."""
-    run = write_run(layout)
+    run = write_run(layout, form=volume_format)
     taken = run.dataset(frames=3, shape=shape, dtype=dtype)
     volume = open_volume(run.end().volume())
     assert (volume.frames, volume.shape, volume.dtype) == (3, (3, *shape), np.dtype(dtype))
@@ -41,9 +43,11 @@ def test_frames_are_read_as_they_were_taken(
     )
 
 
-def test_a_growing_volume_has_the_frames_that_count(layout: Layout, write_run: Callable[..., Any]) -> None:
+def test_a_growing_volume_has_the_frames_that_count(
+    layout: Layout, write_run: Callable[..., Any], volume_format: Format
+) -> None:
     """R3.12 a half-written line is no frame, however long the plan's shape."""
-    run = write_run(layout)
+    run = write_run(layout, form=volume_format)
     run.dataset(frames=2, planned=5)
     volume = open_volume(run.volume())
     with run.frame_list().open("a") as file:
@@ -66,8 +70,10 @@ def test_a_growing_volume_has_the_frames_that_count(layout: Layout, write_run: C
         ([0, 3], slice(None), 1),
     ],
 )
-def test_a_stack_is_indexed_like_an_array(layout: Layout, write_run: Callable[..., Any], key: Any) -> None:
-    run = write_run(layout)
+def test_a_stack_is_indexed_like_an_array(
+    layout: Layout, write_run: Callable[..., Any], key: Any, volume_format: Format
+) -> None:
+    run = write_run(layout, form=volume_format)
     taken = run.dataset(frames=5)
     stack = pickle.loads(pickle.dumps(open_volume(run.volume()).stack()))
     np.testing.assert_array_equal(stack[key], taken[key])
@@ -111,6 +117,78 @@ def test_a_frame_that_cannot_be_read_is_named(layout: Layout, write_run: Callabl
     run.frame_list().write_text('{"index": 4}\n')
     with pytest.raises(VolumeError, match=r"frames\.jsonl, line 1: .*frame 4 stands in the place of 0"):
         volume.lines()
+
+
+def test_a_tiff_that_ends_early_is_named(layout: Layout, write_run: Callable[..., Any]) -> None:
+    """R3.10 a failed read raises; nothing returns a made-up image."""
+    run = write_run(layout, form="ome-tiff")
+    run.dataset(frames=3)
+    volume = open_volume(run.end().volume())
+    os.truncate(run.volume(), 20_000)
+    with pytest.raises(FrameError, match=r"cam_a\.ome\.tiff: frame 2 is missing"):
+        volume.frame(2)
+    run.volume().unlink()
+    with pytest.raises(FrameError, match=r"frame 0 is missing"):
+        volume.frame(0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "big-endian", "imagej", "four axes", "tiled"])
+def test_tiffs_of_others_are_read(tmp_path: Path, kind: str) -> None:
+    """Issue 4, item 2: what other programs wrote, whole or packed."""
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.arange(6 * 32 * 48, dtype="<u2").reshape(6, 32, 48)
+    options: dict[str, Any] = {"metadata": {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeZ": 2.0}, "ome": True}
+    if kind == "compressed":
+        options["compression"] = "zlib"
+    elif kind == "big-endian":
+        options["byteorder"] = ">"
+    elif kind == "imagej":
+        options = {"imagej": True, "metadata": {"axes": "ZYX"}}
+    elif kind == "four axes":
+        pixels = pixels.reshape(2, 3, 32, 48)
+        options["metadata"] = {"axes": "TZYX"}
+    elif kind == "tiled":
+        options |= {"tile": (16, 16), "compression": "lzma"}
+    path = tmp_path / "theirs.ome.tif"
+    tifffile.imwrite(path, pixels, photometric="minisblack", **options)
+    volume = open_volume(path)
+    assert (volume.shape, volume.dtype, volume.frames) == (pixels.shape, np.dtype("<u2"), 6)
+    np.testing.assert_array_equal(np.asarray(pickle.loads(pickle.dumps(volume.stack()))), pixels)
+    if kind == "plain":
+        assert (volume.axes, volume.scale, volume.pixel_um) == (["z", "y", "x"], [2.0, 0.5, 0.5], 0.5)
+
+
+def test_a_tiff_that_is_no_volume_is_named(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    with pytest.raises(VolumeError, match=r"nothing\.tiff is not there"):
+        open_volume(tmp_path / "nothing.tiff")
+    (tmp_path / "junk.tiff").write_bytes(b"junk" * 300)
+    with pytest.raises(VolumeError, match=r"junk\.tiff is no TIFF"):
+        open_volume(tmp_path / "junk.tiff")
+    tifffile.imwrite(tmp_path / "flat.tiff", np.zeros((8, 8), "u2"))
+    with pytest.raises(VolumeError, match="2 axes"):
+        open_volume(tmp_path / "flat.tiff")
+    tifffile.imwrite(tmp_path / "colour.tiff", np.zeros((4, 8, 8, 3), "u1"), photometric="rgb")
+    with pytest.raises(VolumeError, match="4 axes"):
+        open_volume(tmp_path / "colour.tiff")
+
+
+def test_a_tiff_opens_no_other_file(tmp_path: Path) -> None:
+    """What its OME-XML names may lie anywhere."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((2, 8, 8), "u2"), ome=True)
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        xml = tiff.ome_metadata
+    assert xml is not None
+    other = xml.replace("<TiffData ", '<TiffData FirstZ="0" ', 1).replace(
+        "/></Pixels>",
+        '><UUID FileName="a.ome.tif">urn:uuid:00000000-0000-4000-8000-000000000000</UUID></TiffData></Pixels>',
+    )
+    assert other != xml
+    (tmp_path / "in").mkdir()
+    other = other.replace("a.ome.tif", "../a.ome.tif")
+    tifffile.imwrite(tmp_path / "in" / "b.ome.tif", np.zeros((2, 8, 8), "u2"), description=other, metadata=None)
+    assert not np.asarray(open_volume(tmp_path / "in" / "b.ome.tif").stack()).any()
 
 
 def test_what_is_no_volume_is_named(tmp_path: Path) -> None:
