@@ -25,6 +25,8 @@ from ..layout import Layout, found_uri, frames_on_disk, resolve_uri
 ALONE_S = 8.0
 """A hardware process behind a cut link may add frames for so long: until it knows that it is alone, and ends its volume."""
 AGAIN_S = 0.2
+LONGEST_NAME = 128
+"""Of a session, in a file's metadata."""
 
 
 class RunRecordings:
@@ -49,7 +51,7 @@ class RunRecordings:
         """By light: what the frames of the run that ended last got, in % × s, as the hardware measured it."""
 
     def start_run(
-        self, run_uid: str, sample_id: str | None = None, position: str | None = None, session_id: str | None = None
+        self, run_uid: str, sample_id: str | None = None, position: str | None = None, session_id: object = None
     ) -> None:
         """``sample_id`` and the name of a ``position``: whom the light of the run's frames counts for. They and the
         ``session_id`` go into the files' metadata.
@@ -57,7 +59,7 @@ class RunRecordings:
         with self._lock:
             self._run_uid, self._open, self._streams = run_uid, {}, []
             self._sample_id, self._position, self.dose = sample_id, position, {}
-            self._session_id = session_id
+            self._session_id = None if session_id is None else str(session_id)[:LONGEST_NAME]  # clients give anything
 
     def told(self) -> None:
         """The documents offered last have been emitted (an event was saved, or a flyer collected)."""

@@ -131,7 +131,7 @@ def _ome(facts: ImageFacts, sizes: dict[str, int], order: str) -> Any:
         "emission_filter": facts.emission,
         "step_um": facts.step_um,
     }
-    pairs = [model.Map.M(k=key, value=str(value)) for key, value in told.items() if value is not None]
+    pairs = [model.Map.M(k=key, value=_plain(str(value))) for key, value in told.items() if value is not None]
     annotation = model.MapAnnotation(id="Annotation:0", namespace=NAMESPACE, value=model.Map(ms=pairs))
     instrument = _instrument(facts)
     objective = model.ObjectiveSettings(id="Objective:0") if facts.objective is not None else None
@@ -151,6 +151,11 @@ def _ome(facts: ImageFacts, sizes: dict[str, int], order: str) -> Any:
         instruments=[instrument] if instrument is not None else [],
         structured_annotations=model.StructuredAnnotations(map_annotations=[annotation]),
     )
+
+
+def _plain(text: str) -> str:
+    """Without what XML can't hold: a client may put anything into a session's name."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _instrument(facts: ImageFacts) -> Any:

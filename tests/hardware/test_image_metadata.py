@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import ome_types
+import pytest
 import yaozarrs
 
-from queuescope.formats import Format, LightFacts, check
+from queuescope.formats import Format, ImageFacts, LightFacts, check, ome_xml
 from queuescope.hardware import DatasetPlan, FrameSettings, RecordingPlan
 from queuescope.reading import open_volume
 
@@ -64,6 +65,16 @@ def test_a_tiff_names_its_run_sample_and_planes(local: Any, lit: FrameSettings) 
     told = {m.k: m.value for m in ome.structured_annotations.map_annotations[0].value.ms}
     assert (told["run_uid"], told["sample_id"], told["session_id"]) == (uid, "embryo-1", "s1")
     assert (told["position"], told["scope"]) == ("head", "demo-dispim")
+
+
+@pytest.mark.parametrize("name", ["a<b&c>", "line\nbreak\x00\x1b", "\ud800", "µ 胚 😀"])
+def test_whatever_a_session_is_called_the_file_is_valid(name: str) -> None:
+    """Names come from clients."""
+    facts = ImageFacts("run-uid-1", "cam_a", (8, 8), "uint16", about={"session_id": name})
+    xml = ome_xml(facts)
+    check(xml)
+    told = {m.k: m.value for m in ome_types.from_xml(xml).structured_annotations.map_annotations[0].value.ms}
+    assert told["session_id"] == "".join(sign if sign.isprintable() else "?" for sign in name)
 
 
 def test_a_zarr_tells_beside_ngff_what_that_has_no_place_for(local: Any, lit: FrameSettings) -> None:

@@ -104,12 +104,13 @@ def test_frames_that_the_list_has_lost_are_missed(verify: Command, run: Any) -> 
 
 
 def test_frames_that_no_document_told_of_are_checked_too(
-    verify: Command, layout: Layout, write_run: Callable[..., Any]
+    verify: Command, layout: Layout, write_run: Callable[..., Any], volume_format: Format
 ) -> None:
-    run = write_run(layout, status="fail")
+    """In whichever format they lie there, the scope's or the plan's."""
+    run = write_run(layout, status="fail", form=volume_format)
     run.dataset("cam_a", frames=2, planned=5, told=False)
     run.end()
-    run.chunk(1).unlink()
+    run.spoil(1)
     done = verify(run.uid, "--json")
     assert done.exit_code == 1
     assert facts(done)["runs"][0]["datasets"][0]["bad"] == [1]
