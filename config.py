@@ -415,7 +415,8 @@ class Root(_Part):
 class Storage(_Part):
     root: RootName = "DATA"
     roots: dict[RootName, Root] = Field(default_factory=lambda: {"DATA": Root()})
-    format: Literal["ome-zarr"] = "ome-zarr"
+    format: Literal["ome-zarr", "ome-tiff"] = "ome-zarr"
+    """Of the volumes: a folder with one uncompressed file a frame, or one file. A plan may name the other."""
     min_free_gb: Annotated[FiniteFloat, Field(ge=0)] = 5
 
     @model_validator(mode="after")

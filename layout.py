@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Scope
+from .formats import FORMATS, SUFFIXES, Format, frame_list
 
 ROLES = ("observer", "agent", "operator", "admin")
 DATA_ENV = "QUEUESCOPE_DATA"
@@ -114,14 +115,25 @@ class Layout:
         return self.documents / f"{run_uid}.jsonl"
 
 
-def dataset_uri(scope: Scope, run_uid: str, dataset: str) -> str:
-    """``data://ROOT/volumes/{run_uid}_{dataset}.ome.zarr``: never changes once returned."""
-    return f"data://{scope.storage.root}/volumes/{run_uid}_{dataset}.ome.zarr"
+def dataset_uri(scope: Scope, run_uid: str, dataset: str, form: Format | None = None) -> str:
+    """``data://ROOT/volumes/{run_uid}_{dataset}.ome.zarr`` or ``….ome.tiff`` (None: by ``storage.format``): never changes once
+    returned.
+    """
+    return f"data://{scope.storage.root}/volumes/{run_uid}_{dataset}{SUFFIXES[form or scope.storage.format]}"
+
+
+def found_uri(layout: Layout, scope: Scope, run_uid: str, dataset: str, view: str = "tiled") -> str:
+    """The uri of a dataset of which no document tells: in the format in which it lies there, else in the scope's."""
+    for form in FORMATS:
+        uri = dataset_uri(scope, run_uid, dataset, form)
+        if resolve_uri(layout, scope, uri, view).exists():
+            return uri
+    return dataset_uri(scope, run_uid, dataset)
 
 
 def frames_on_disk(volume: Path) -> int | None:
     """Complete lines of a volume's frame list, each a frame whose bytes are durable; None where its folder can't be seen."""
-    log = volume.with_name(volume.name.removesuffix(".ome.zarr") + ".frames.jsonl")
+    log = frame_list(volume)
     try:
         with log.open("rb") as file:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))

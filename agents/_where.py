@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from ..formats import volume_of
 from ..layout import Layout, Moved, Place
-from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
+from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError, open_volume
 
 
 class Whereabouts:
@@ -72,7 +72,7 @@ class Whereabouts:
     def _first(self, paths: Iterator[Path], is_it: Any) -> Volume | None:
         for path in paths:
             try:
-                volume = Volume(path)
+                volume = open_volume(path)
                 if is_it(volume):
                     return volume
             except (VolumeError, OSError):
@@ -89,7 +89,7 @@ class Whereabouts:
         relative = _relative(dataset.uri)
         yield from self._under_root(dataset.uri)
         if dataset.recorded_path is not None:
-            yield _folder(dataset.recorded_path)
+            yield volume_of(dataset.recorded_path)
         if relative is not None and self.layout is not None:
             yield self.layout.data / relative
 
@@ -113,7 +113,7 @@ class Whereabouts:
         sources = client.data_sources() or ()
         for source in sources:
             for asset in source.assets:
-                recorded = _folder(asset.data_uri)
+                recorded = volume_of(asset.data_uri)
                 for root in self.roots.values():
                     yield root / "volumes" / recorded.name
                 yield recorded
@@ -131,18 +131,10 @@ def _relative(uri: str) -> PurePosixPath | None:
 def _stamp(volume: Path) -> object:
     """Of a volume that is there and unchanged it stays the same."""
     try:
-        found = (volume / "0" / "zarr.json").stat()
+        found = (volume / "0" / "zarr.json" if volume.is_dir() else volume).stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
-
-
-def _folder(uri: str) -> Path:
-    """The volume's folder of ``file://localhost/…/x.ome.zarr/0``."""
-    path = unquote(urlsplit(uri).path)
-    if os.name == "nt":
-        path = path.lstrip("/")
-    return Path(path).parent
+    return found.st_ino, found.st_mtime_ns if volume.is_dir() else 0
 
 
 def _is_described(volume: Volume, dataset: RunDataset) -> bool:

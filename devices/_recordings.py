@@ -10,6 +10,7 @@ from typing import Any
 from event_model import ComposeStreamResource
 
 from ..config import Scope
+from ..formats import MIMETYPES, array_uri
 from ..hardware import (
     DatasetPlan,
     DatasetState,
@@ -19,11 +20,13 @@ from ..hardware import (
     RecordingPlan,
     RecordingState,
 )
-from ..layout import Layout, dataset_uri, frames_on_disk, resolve_uri
+from ..layout import Layout, found_uri, frames_on_disk, resolve_uri
 
 ALONE_S = 8.0
 """A hardware process behind a cut link may add frames for so long: until it knows that it is alone, and ends its volume."""
 AGAIN_S = 0.2
+LONGEST_NAME = 128
+"""Of a session, in a file's metadata."""
 
 
 class RunRecordings:
@@ -43,14 +46,20 @@ class RunRecordings:
         self._streams: list[AssetStream] = []
         self._sample_id: str | None = None
         self._position: str | None = None
+        self._session_id: str | None = None
         self.dose: dict[str, float] = {}
         """By light: what the frames of the run that ended last got, in % × s, as the hardware measured it."""
 
-    def start_run(self, run_uid: str, sample_id: str | None = None, position: str | None = None) -> None:
-        """``sample_id`` and the name of a ``position``: whom the light of the run's frames counts for."""
+    def start_run(
+        self, run_uid: str, sample_id: str | None = None, position: str | None = None, session_id: object = None
+    ) -> None:
+        """``sample_id`` and the name of a ``position``: whom the light of the run's frames counts for. They and the
+        ``session_id`` go into the files' metadata.
+        """
         with self._lock:
             self._run_uid, self._open, self._streams = run_uid, {}, []
             self._sample_id, self._position, self.dose = sample_id, position, {}
+            self._session_id = None if session_id is None else str(session_id)[:LONGEST_NAME]  # clients give anything
 
     def told(self) -> None:
         """The documents offered last have been emitted (an event was saved, or a flyer collected)."""
@@ -71,7 +80,11 @@ class RunRecordings:
                     f"no run is open: dataset {datasets[0].name!r} needs one (bps.open_run before the camera)"
                 )
             plan = RecordingPlan(
-                run_uid=self._run_uid, datasets=datasets, sample_id=self._sample_id, position=self._position
+                run_uid=self._run_uid,
+                datasets=datasets,
+                sample_id=self._sample_id,
+                position=self._position,
+                session_id=self._session_id,
             )
             state = self._hardware.open_recording(plan)
             self._open |= {dataset.name: state.recording for dataset in datasets}
@@ -116,14 +129,13 @@ class RunRecordings:
 
     def on_disk(self, run_uid: str, name: str) -> int | None:
         """Frames of a dataset, counted without the hardware; None where its folder can't be seen from here."""
-        uri = dataset_uri(self._scope, run_uid, name)
+        uri = found_uri(self._layout, self._scope, run_uid, name)
         return frames_on_disk(resolve_uri(self._layout, self._scope, uri, "tiled"))
 
     def asset_stream(self, dataset: DatasetState, planned: int | None) -> AssetStream:
         """The stream documents of a dataset."""
         seen_by_tiled = resolve_uri(self._layout, self._scope, dataset.uri, "tiled")
-        uri = seen_by_tiled.as_uri().replace("file:///", "file://localhost/", 1)
-        stream = AssetStream(dataset, f"{uri}/0", planned)
+        stream = AssetStream(dataset, array_uri(seen_by_tiled), planned)
         self._streams.append(stream)
         return stream
 
@@ -138,7 +150,7 @@ class AssetStream:
     def __init__(self, dataset: DatasetState, uri: str, planned: int | None) -> None:
         self._resource, self._datum = ComposeStreamResource()(
             data_key=dataset.name,
-            mimetype="application/x-zarr",
+            mimetype=MIMETYPES[dataset.format],
             uri=uri,
             parameters={
                 "chunk_shape": list(dataset.chunk_shape),

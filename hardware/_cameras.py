@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Camera, Scope
+from ..config import Camera, Objective, Scope
 from ._dose import Account
 from ._errors import ArgumentError, DeviceError, HardwareTimeout, LimitError, ReadbackError, UnknownNameError
 from ._lights import Lights
@@ -267,18 +267,19 @@ class Cameras:
         return DTYPES[size]
 
     def _pixel_um(self, name: str) -> float:
-        """Unbinned pixel in the sample. Where cameras have views, one without a view looks through other optics."""
-        views = any(camera.view for camera in self._cameras.values())
-        behind = not views or self._cameras[name].view is not None
+        """Unbinned pixel in the sample."""
+        objective = self.objective(name)
+        return self._cameras[name].pixel_um if objective is None else objective.pixel_um
+
+    def objective(self, name: str) -> Objective | None:
+        """The objective in place before a camera. Where cameras have views, one without a view looks through other optics."""
+        if any(camera.view for camera in self._cameras.values()) and self._cameras[name].view is None:
+            return None
         turrets = list(self._scope.of_kind("objective"))
-        if behind and turrets:
+        if turrets:
             in_place = self._optics.label(turrets[0])
-            for objective in self._scope.objectives.values():
-                if objective.label == in_place:
-                    return objective.pixel_um
-        if behind and not turrets and len(self._scope.objectives) == 1:
-            return next(iter(self._scope.objectives.values())).pixel_um
-        return self._cameras[name].pixel_um
+            return next((one for one in self._scope.objectives.values() if one.label == in_place), None)
+        return next(iter(self._scope.objectives.values())) if len(self._scope.objectives) == 1 else None
 
     def set_exposure(self, name: str, settings: FrameSettings) -> None:
         """Set and read back a camera's exposure, where the settings name one."""

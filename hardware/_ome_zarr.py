@@ -6,9 +6,6 @@ renamed, synced together with the folder's entry. The files are valid from the f
 
 from __future__ import annotations
 
-import errno
-import json
-import mmap
 import os
 import shutil
 from pathlib import Path
@@ -17,70 +14,39 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from ..formats import PAGE, SUFFIXES, Format, ImageFacts, ngff
+from ._dataset_files import FrameList
+from ._direct import NO_DIRECT, O_DIRECT, DirectBuffer, sync, write_all
 from ._surface import DatasetPlan
 from ._unfinished import Unfinished, drop_chunks, sync_folder, write_json
-
-PAGE = 4096
-"""Direct writes need this alignment of address and length."""
 
 PREPARED = 10_000
 """Folders of this many chunks are made beforehand; those of later ones when they come."""
 
-_O_DIRECT = getattr(os, "O_DIRECT", 0)
-_NO_DIRECT = {errno.EINVAL, errno.EOPNOTSUPP}
 
+class ZarrFiles:
+    """`DatasetFiles` as OME-Zarr."""
 
-class DirectBuffer:
-    """Page-aligned memory of one writer thread, reused: fresh memory costs more than the copy into it."""
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
-
-    def holding(self, frame: np.ndarray) -> memoryview:
-        """The frame's bytes at an aligned address."""
-        if len(self._memory) < frame.nbytes:
-            self._memory = np.frombuffer(mmap.mmap(-1, frame.nbytes), np.uint8)
-        copy = self._memory[: frame.nbytes]
-        np.copyto(
-            copy.view(frame.dtype).reshape(frame.shape), frame
-        )  # lets other threads run, unlike a memoryview's copy
-        return copy.data
-
-
-class DatasetFiles:
-    """The files of one dataset of a run."""
+    format: Format = "ome-zarr"
 
     def __init__(
-        self,
-        volumes: Path,
-        run_uid: str,
-        plan: DatasetPlan,
-        frame_shape: tuple[int, int],
-        dtype: str,
-        pixel_um: float,
-        unfinished: Unfinished | None = None,
+        self, volumes: Path, plan: DatasetPlan, facts: ImageFacts, unfinished: Unfinished | None = None
     ) -> None:
-        stem = f"{run_uid}_{plan.name}"
-        self.path = volumes / f"{stem}.ome.zarr"
+        stem = f"{facts.run_uid}_{plan.name}"
+        self.path = volumes / f"{stem}{SUFFIXES[self.format]}"
         self.frames_jsonl = volumes / f"{stem}.frames.jsonl"
         self.plan = plan
-        self.frame_shape = frame_shape
-        self.dtype = np.dtype(dtype).newbyteorder("<")
-        self.frame_bytes = frame_shape[0] * frame_shape[1] * self.dtype.itemsize
-        self._pixel_um = pixel_um
+        self.frame_shape = facts.frame_shape
+        self.dtype = np.dtype(facts.dtype).newbyteorder("<")
+        self.frame_bytes = self.frame_shape[0] * self.frame_shape[1] * self.dtype.itemsize
+        self._facts = facts
         self._unfinished = unfinished
-        self._direct = bool(_O_DIRECT) and self.frame_bytes % PAGE == 0
-        self._lines = -1
+        self._direct = bool(O_DIRECT) and self.frame_bytes % PAGE == 0
+        self._list = FrameList(self.frames_jsonl)
 
     def create(self) -> None:
-        """Make the metadata, the chunk folders of the frames planned, and the empty frame list.
-
-        Raises
-        ------
-        FileExistsError
-            Where any of it exists already.
-        """
-        self._lines = os.open(self.frames_jsonl, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        """Make the metadata, the chunk folders of the frames planned, and the empty frame list; see `DatasetFiles`."""
+        self._list.create()
         if self._unfinished is not None:
             self._unfinished.add(self.path)
         self.path.mkdir()
@@ -124,7 +90,7 @@ class DatasetFiles:
                 sync_folder(folder.parent.parent)
             descriptor = self._written(draft, pixels, buffer)
             try:
-                _sync(descriptor)
+                sync(descriptor)
             finally:
                 os.close(descriptor)
             os.replace(draft, chunk)
@@ -136,27 +102,23 @@ class DatasetFiles:
         return checksum
 
     def append_line(self, line: dict[str, Any]) -> None:
-        """Add a frame's line; one write, so that other processes see whole lines only."""
-        data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
-        if os.write(self._lines, data) != len(data):
-            raise OSError(errno.ENOSPC, "the disk is full", str(self.frames_jsonl))
+        """Add a frame's line: it counts."""
+        self._list.append(line)
 
     def finish(self, frames: int) -> None:
         """End with exactly this many frames: later chunks and empty folders go, the array's shape follows."""
-        if self._lines < 0:
+        if not self._list.open:
             return
         drop_chunks(self.path, frames)
         self.set_frames(frames)
-        _sync(self._lines)
+        self._list.sync()
         self.release()
         if self._unfinished is not None:
             self._unfinished.remove(self.path)
 
     def release(self) -> None:
         """Close the frame list."""
-        if self._lines >= 0:
-            os.close(self._lines)
-            self._lines = -1
+        self._list.close()
 
     def _folder(self, index: int) -> Path:
         return self.path / "0" / "c" / str(index) / "0"
@@ -164,50 +126,30 @@ class DatasetFiles:
     def _written(self, path: Path, pixels: np.ndarray, buffer: DirectBuffer) -> int:
         """An open descriptor of a new file with these bytes."""
         if self._direct:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_DIRECT, 0o644)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | O_DIRECT, 0o644)
             try:
-                _write_all(descriptor, buffer.holding(pixels), path)
+                write_all(descriptor, buffer.holding(pixels), path)
                 return descriptor
             except OSError as error:
                 os.close(descriptor)
                 path.unlink()
-                if error.errno not in _NO_DIRECT:
+                if error.errno not in NO_DIRECT:
                     raise
                 self._direct = False  # this file system takes no direct writes
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
         try:
-            _write_all(descriptor, pixels.data.cast("B"), path)
+            write_all(descriptor, pixels.data.cast("B"), path)
         except OSError:
             os.close(descriptor)
             raise
         return descriptor
 
     def _group(self) -> dict[str, Any]:
-        step = self.plan.step_um
-        scale = [1.0 if step is None or step == 0 else abs(step), self._pixel_um, self._pixel_um]
-        first = {"name": "t", "type": "time"} if self.plan.axis == "t" else {"name": "z", "type": "space"}
-        if self.plan.axis == "z" and step:
-            first["unit"] = "micrometer"
-        elif self.plan.axis == "t":
-            scale[0] = 1.0  # frames are counted; their times stand in frames.jsonl
-        axes = [first, *({"name": n, "type": "space", "unit": "micrometer"} for n in "yx")]
-        image: dict[str, Any] = {
-            "multiscales": [
-                {
-                    "name": self.plan.name,
-                    "axes": axes,
-                    "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
-                }
-            ]
-        }
-        if self.plan.channel is not None:
-            top = float(np.iinfo(self.dtype).max)
-            window = {"start": 0.0, "min": 0.0, "end": top, "max": top}
-            image["omero"] = {"channels": [{"label": self.plan.channel, "color": "FFFFFF", "window": window}]}
+        attributes = ngff(self._facts)
         from yaozarrs import v05  # a third of what the hardware process imports, for the first recording only
 
-        ome = v05.Image.model_validate({"version": "0.5", **image}).model_dump(mode="json", exclude_none=True)
-        return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+        ome = v05.Image.model_validate(attributes["ome"]).model_dump(mode="json", exclude_none=True)
+        return {"zarr_format": 3, "node_type": "group", "attributes": {**attributes, "ome": ome}}
 
     def _array(self, frames: int) -> dict[str, Any]:
         height, width = self.frame_shape
@@ -223,16 +165,3 @@ class DatasetFiles:
             "attributes": {},
             "dimension_names": [self.plan.axis, "y", "x"],
         }
-
-
-def _write_all(descriptor: int, data: memoryview, path: Path) -> None:
-    written = 0
-    while written < len(data):
-        count = os.write(descriptor, data[written:])
-        if count == 0:
-            raise OSError(errno.ENOSPC, "nothing more could be written", str(path))
-        written += count
-
-
-def _sync(descriptor: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(descriptor)

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..config import Scope
+from ..formats import Format
 from ..layout import Layout
 from ._axes import Axes
 from ._burst_pace import BurstPace
 from ._cameras import Cameras, Frame
+from ._dataset_files import DatasetFiles
 from ._deadlines import DISK_S, stopping_s
 from ._errors import ArgumentError, HardwareTimeout, LimitError, RecordingError, UnknownNameError
 from ._lights import Lights
-from ._ome_zarr import DatasetFiles
+from ._ome_metadata import image_facts
+from ._ome_tiff import TiffFiles
+from ._ome_zarr import ZarrFiles
 from ._pace import P, Pace
 from ._program_run import ProgramRun
 from ._programs import check_burst, check_volume
@@ -33,6 +37,8 @@ KEPT = 200
 """Closed recordings that can still be asked about."""
 
 LONGEST_WAIT_S = 30.0
+
+_FILES: dict[Format, type[ZarrFiles] | type[TiffFiles]] = {"ome-zarr": ZarrFiles, "ome-tiff": TiffFiles}
 
 
 class Recorder:
@@ -68,11 +74,9 @@ class Recorder:
         account = self._lights.meter.account(plan.sample_id, plan.position)
         files: dict[str, DatasetFiles] = {}
         for dataset in plan.datasets:
-            camera = self._cameras.state(dataset.camera)
-            shape = (camera.height, camera.width)
-            files[dataset.name] = DatasetFiles(
-                self._volumes, plan.run_uid, dataset, shape, camera.dtype, camera.pixel_um, self._unfinished
-            )
+            facts = image_facts(self._scope, self._cameras, plan, dataset)
+            files_of = _FILES[dataset.format or self._scope.storage.format]
+            files[dataset.name] = files_of(self._volumes, dataset, facts, self._unfinished)
         self._create(list(files.values()))
         recording = Recording(uuid.uuid4().hex, self._scope, plan, files, account)
         self._forget_old()

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from ..config import Scope
 from ..layout import dataset_uri
+from ._dataset_files import DatasetFiles
 from ._dose import Account
 from ._errors import RecordingError
-from ._ome_zarr import DatasetFiles
 from ._surface import DatasetState, RecordingPlan, RecordingState
 
 Phase = Literal["open", "running", "done", "failed", "closed"]
@@ -53,6 +53,7 @@ class Dataset:
             dtype=self.files.dtype.name,
             chunk_shape=(1, height, width),
             frames_written=self.written,
+            format=self.files.format,
         )
 
 
@@ -63,7 +64,9 @@ class Recording:
         self, identity: str, scope: Scope, plan: RecordingPlan, files: dict[str, DatasetFiles], account: Account
     ) -> None:
         self.id, self.plan, self.account = identity, plan, account
-        self.datasets = {name: Dataset(f, dataset_uri(scope, plan.run_uid, name)) for name, f in files.items()}
+        self.datasets = {
+            name: Dataset(f, dataset_uri(scope, plan.run_uid, name, f.format)) for name, f in files.items()
+        }
         self.changed = threading.Condition()
         self.phase: Phase = "open"
         self.error: str | None = None

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from ..formats import Format
 from ._dose_state import DoseState
 from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
@@ -144,7 +145,15 @@ class DatasetPlan(_Value):
     step_um: FiniteFloat | None = None
     """Distance of two frames along z, in µm."""
     channel: str | None = None
-    """Recorded in the OME metadata."""
+    """Recorded in the OME metadata, with what the scope file says of the channel of this name: its light and emission filter."""
+    format: Format | None = None
+    """None: the scope file's (`storage.format`)."""
+    exposure_ms: FiniteFloat | None = Field(default=None, gt=0)
+    """Of every frame, recorded in the OME metadata; None where the frames differ or nobody says."""
+    light: str | None = None
+    """Recorded in the OME metadata; None: the channel's."""
+    power_pct: FiniteFloat | None = Field(default=None, ge=0, le=100)
+    """Of that light, recorded in the OME metadata."""
 
 
 SAMPLE_ID = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -156,6 +165,8 @@ class RecordingPlan(_Value):
     """Whom its light counts for; None: the sample that is open, if one is."""
     position: str | None = Field(default=None, max_length=64)
     """Name of the place in the sample, by which its dose is told."""
+    session_id: str | None = Field(default=None, max_length=128)
+    """Recorded in the OME metadata."""
     datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
 
 
@@ -165,7 +176,7 @@ class DatasetState(_Value):
     name: str
     camera: str
     uri: str
-    """``data://ROOT/volumes/{run_uid}_{name}.ome.zarr``."""
+    """``data://ROOT/volumes/{run_uid}_{name}.ome.zarr``, or ``….ome.tiff``."""
     path: str
     """The same file as the hardware process sees it."""
     shape: tuple[int, int, int]
@@ -173,6 +184,7 @@ class DatasetState(_Value):
     dtype: str
     chunk_shape: tuple[int, int, int]
     frames_written: int
+    format: Format = "ome-zarr"
 
 
 class RecordingState(_Value):

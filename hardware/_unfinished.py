@@ -1,6 +1,6 @@
 """Datasets that are being written, noted on disk: what a dead process left half-written is finished by the next one.
 
-Frames count by their line in the frame list, so finishing needs no knowledge of the dead process: the array gets as many
+Frames count by their line in the frame list, so finishing needs no knowledge of the dead process: the volume gets as many
 frames as there are lines, and what lies beyond them goes.
 """
 
@@ -10,8 +10,11 @@ import json
 import logging
 import os
 import shutil
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from ..formats import NotOurTiff, TiffLayout, format_of, frame_list, of_frames
 
 log = logging.getLogger("queuescope.hardware")
 
@@ -46,7 +49,7 @@ class Unfinished:
         for note in sorted(self._folder.glob("*")) if self._folder.is_dir() else ():
             try:
                 volume = Path(note.read_text(encoding="utf-8"))
-                if volume.is_dir():
+                if volume.exists():
                     mended[volume.name] = finish_volume(volume)
                 elif not volume.parent.is_dir():
                     raise FileNotFoundError(f"{volume.parent} is not there")
@@ -69,12 +72,18 @@ def finish_volume(volume: Path) -> int:
     OSError, ValueError, KeyError
         Where it can't be read or written, or its metadata is no array's.
     """
-    lines = volume.with_name(volume.name.removesuffix(".ome.zarr") + ".frames.jsonl")
+    lines = frame_list(volume)
     data = lines.read_bytes() if lines.exists() else b""
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):  # a line that was being written when the process died: its frame doesn't count
         os.truncate(lines, len(whole))
     frames = whole.count(b"\n")
+    if format_of(volume) == "ome-tiff":
+        return finish_tiff(volume, lines, frames)
+    return _finish_zarr(volume, frames)
+
+
+def _finish_zarr(volume: Path, frames: int) -> int:
     metadata = volume / "0" / "zarr.json"
     if not metadata.exists():  # it died while the files were being made
         return 0
@@ -83,6 +92,46 @@ def finish_volume(volume: Path) -> int:
     drop_chunks(volume, frames)
     write_json(metadata, array)
     return frames
+
+
+def finish_tiff(volume: Path, lines: Path, frames: int) -> int:
+    """End a TIFF of the recorder behind this many frames, with a plane in its OME-XML for each of their lines; returns them.
+
+    Every step leaves a TIFF that can be read, and may be done again after a crash: the new OME-XML takes the place behind the
+    last frame, then the first image points to it, then the chain of images ends, then the file.
+    """
+    with volume.open("rb+") as file:
+        try:
+            layout, _, (offset, size) = TiffLayout.read(file)
+        except NotOurTiff:  # it died while the file was being made
+            file.truncate(0)
+            return 0
+        file.seek(offset)
+        described = file.read(size).rstrip(b"\0").decode()
+        end = layout.end(frames)
+        if frames:
+            with lines.open("rb") as listed:
+                told = [json.loads(line) for line in islice(listed, frames)]
+            xml = of_frames(described, told).encode() + b"\0"
+            _put(file, end, xml)
+            os.fsync(file.fileno())
+            _put(file, *layout.description(end, len(xml)))
+            os.fsync(file.fileno())
+            _put(file, layout.link(frames - 1), bytes(8))
+            end += len(xml)
+        else:
+            _put(file, 0, layout.start(0))
+        _put(file, *layout.count(frames))
+        os.fsync(file.fileno())
+        file.truncate(end)
+        os.fsync(file.fileno())
+    return frames
+
+
+def _put(file: BinaryIO, offset: int, data: bytes) -> None:
+    file.seek(offset)
+    file.write(data)
+    file.flush()
 
 
 def drop_chunks(volume: Path, frames: int) -> None:

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 
 from ._cameras import Frame
-from ._ome_zarr import DirectBuffer
+from ._direct import DirectBuffer
 from ._recording import Recording, line_of
 
 log = logging.getLogger("queuescope.hardware")

@@ -15,7 +15,8 @@ from ._preview import (
     render,
 )
 from ._run_log import RUN_UID, RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
-from ._volume import FrameError, Stack, Volume, VolumeError
+from ._tiff_volume import open_volume
+from ._volume import FrameError, Stack, Volume, VolumeError, ZarrVolume
 
 __all__ = [
     "LARGEST_SCALE",
@@ -32,8 +33,10 @@ __all__ = [
     "UnknownRunError",
     "Volume",
     "VolumeError",
+    "ZarrVolume",
     "check_projection",
     "check_uid",
+    "open_volume",
     "preview_of",
     "render",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..config import Scope
-from ..layout import Layout, dataset_uri, resolve_uri
+from ..layout import Layout, found_uri, resolve_uri
 
 RUN_UID = re.compile(r"[A-Za-z0-9-]{8,64}")
 _FREQUENT = tuple(
@@ -112,12 +112,12 @@ class RunLog:
             found[name] = RunDataset(name, stream, uri, recorded, described, planned, registered)
         return found
 
-    def untold(self, scope: Scope) -> dict[str, RunDataset]:
+    def untold(self, scope: Scope, layout: Layout) -> dict[str, RunDataset]:
         """Arrays that the stop document counts and no other document tells of: the run failed before."""
         uid = (self.start or {}).get("uid", "")
         counts = (self.stop or {}).get("frames") or {}
         names = [name for name, count in counts.items() if count and name not in self._resources]
-        return {name: RunDataset(name, "primary", dataset_uri(scope, uid, name), None) for name in names}
+        return {name: RunDataset(name, "primary", found_uri(layout, scope, uid, name), None) for name in names}
 
     def saturation(self, name: str, dtype: str) -> int:
         """Grey value at which a dataset's camera saturates: by its bit depth where that was recorded, else its data type."""

@@ -6,12 +6,14 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..formats import ImageFacts, frame_list, of_ngff
 from ..layout import frames_on_disk
 
 _RAW = [
@@ -29,53 +31,52 @@ class FrameError(VolumeError):
 
 
 class Volume:
-    """An OME-Zarr folder whose frames are its last two axes; all other axes count frames, the last of them fastest.
+    """Frames on disk, in either format: the last two axes are a frame, all other axes count frames, the last of them fastest.
 
-    A frame counts when its line stands in the frame list beside the folder (decision 0010). A volume without such a list, one
-    that somebody else wrote, has all frames of its shape.
-
-    Parameters
-    ----------
-    path
-        The folder ``….ome.zarr``.
-
-    Raises
-    ------
-    VolumeError
-        Where there is none, or it isn't an image of at least three axes.
+    A frame counts when its line stands in the frame list beside the volume (decision 0010). A volume without such a list, one
+    that somebody else wrote, has all frames of its shape. `open_volume` opens one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._array = path / "0"
-        meta = self._metadata
-        self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        self.frame_shape: tuple[int, int] = tuple(meta["shape"][-2:])
-        self.frame_bytes = math.prod(self.frame_shape) * self.dtype.itemsize
+    def __init__(self, path: Path, frame_shape: tuple[int, int], dtype: np.dtype) -> None:
+        self.path, self.frame_shape, self.dtype = path, frame_shape, dtype
+        self.frame_bytes = math.prod(frame_shape) * dtype.itemsize
 
-    def __reduce__(self) -> tuple[type[Volume], tuple[Path]]:
-        return Volume, (self.path,)
-
-    @property
-    def _metadata(self) -> dict[str, Any]:
-        """Of the array, read now: its length changes when the run ends."""
-        try:
-            meta: dict[str, Any] = json.loads((self._array / "zarr.json").read_text(encoding="utf-8"))
-            dimensions = len(meta["shape"])
-        except FileNotFoundError:
-            raise VolumeError(f"{self.path} is not there, or is no OME-Zarr of version 0.5") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise VolumeError(f"{self.path}: its metadata can't be read: {error}") from None
-        if dimensions < 3 or not isinstance(meta.get("data_type"), str):
-            raise VolumeError(
-                f"{self.path}: {dimensions} axes of {meta.get('data_type')}; a volume has frames, height and width, of numbers"
-            )
-        return meta
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """As the metadata say now: while a planned run grows, with all frames that will come."""
-        return tuple(self._metadata["shape"])
+        raise NotImplementedError
+
+    @property
+    def axes(self) -> list[str]:
+        """Names of the axes, ``["z", "y", "x"]``."""
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> list[float] | None:
+        """Distance of two elements along each axis: µm for axes in space, 1 for those that only count; None where unknown."""
+        raise NotImplementedError
+
+    @property
+    def pixel_um(self) -> float | None:
+        """Width of a pixel in the sample; None where unknown."""
+        raise NotImplementedError
+
+    @property
+    def channel(self) -> str | None:
+        """Name of the channel."""
+        raise NotImplementedError
+
+    @property
+    def facts(self) -> ImageFacts:
+        """Everything that the metadata say of the image."""
+        raise NotImplementedError
+
+    def _fill(self, index: int, out: np.ndarray, from_disk: bool) -> None:
+        """Read a frame into ``out``; see `frame`."""
+        raise NotImplementedError
 
     @property
     def frames(self) -> int:
@@ -86,7 +87,7 @@ class Volume:
     @property
     def frame_list(self) -> Path:
         """``….frames.jsonl``."""
-        return self.path.with_name(self.path.name.removesuffix(".ome.zarr") + ".frames.jsonl")
+        return frame_list(self.path)
 
     def lines(self) -> list[dict[str, Any]]:
         """The frame list: index, time (seconds since the epoch), position, checksum of each frame that counts.
@@ -131,8 +132,55 @@ class Volume:
         """
         if out is None:
             out = np.empty(self.frame_shape, self.dtype)
-        self._read(index, out, from_disk)
+        self._fill(index, out, from_disk)
         return out
+
+    def stack(self) -> Stack:
+        """The frames that count now, as something that is indexed like an array and read when it is."""
+        return Stack(self)
+
+
+class ZarrVolume(Volume):
+    """An OME-Zarr folder.
+
+    Parameters
+    ----------
+    path
+        The folder ``….ome.zarr``.
+
+    Raises
+    ------
+    VolumeError
+        Where there is none, or it isn't an image of at least three axes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._array = path, path / "0"
+        meta = self._metadata
+        super().__init__(path, tuple(meta["shape"][-2:]), np.dtype(meta["data_type"]).newbyteorder("<"))
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        """Of the array, read now: its length changes when the run ends."""
+        try:
+            meta: dict[str, Any] = json.loads((self._array / "zarr.json").read_text(encoding="utf-8"))
+            dimensions = len(meta["shape"])
+        except FileNotFoundError:
+            raise VolumeError(f"{self.path} is not there, or is no OME-Zarr of version 0.5") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise VolumeError(f"{self.path}: its metadata can't be read: {error}") from None
+        if dimensions < 3 or not isinstance(meta.get("data_type"), str):
+            raise VolumeError(
+                f"{self.path}: {dimensions} axes of {meta.get('data_type')}; a volume has frames, height and width, of numbers"
+            )
+        return meta
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._metadata["shape"])
+
+    def _fill(self, index: int, out: np.ndarray, from_disk: bool) -> None:
+        self._read(index, out, from_disk)
 
     @cached_property
     def _read(self) -> Callable[[int, np.ndarray, bool], None]:
@@ -160,7 +208,7 @@ class Volume:
                         raise FrameError(
                             f"{self.path.name}: frame {index} has {size} bytes instead of {self.frame_bytes} ({path})"
                         )
-                    _fill(file.fileno(), out, path)
+                    fill(file.fileno(), 0, out, path)
                     return
         except FileNotFoundError:
             raise FrameError(f"{self.path.name}: frame {index} is missing ({path} is not there)") from None
@@ -184,17 +232,20 @@ class Volume:
             raise FrameError(f"{self.path.name}: frame {index} can't be read: {error}") from None
 
     @cached_property
-    def ome(self) -> dict[str, Any]:
-        """The folder's OME metadata; empty where it has none."""
+    def _attributes(self) -> dict[str, Any]:
         try:
-            group = json.loads((self.path / "zarr.json").read_text(encoding="utf-8"))
-            return dict(group["attributes"]["ome"])
+            return dict(json.loads((self.path / "zarr.json").read_text(encoding="utf-8"))["attributes"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     @property
+    def ome(self) -> dict[str, Any]:
+        """The folder's OME metadata; empty where it has none."""
+        found = self._attributes.get("ome")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def axes(self) -> list[str]:
-        """Names of the axes, ``["z", "y", "x"]``."""
         try:
             return [axis["name"] for axis in self.ome["multiscales"][0]["axes"]]
         except (KeyError, IndexError, TypeError):
@@ -203,7 +254,6 @@ class Volume:
 
     @property
     def scale(self) -> list[float] | None:
-        """Distance of two elements along each axis: µm for axes in space, 1 for those that only count; None where unknown."""
         try:
             (transformation,) = self.ome["multiscales"][0]["datasets"][0]["coordinateTransformations"]
             return [float(x) for x in transformation["scale"]]
@@ -212,7 +262,6 @@ class Volume:
 
     @property
     def pixel_um(self) -> float | None:
-        """Width of a pixel in the sample; None where unknown."""
         try:
             in_um = self.ome["multiscales"][0]["axes"][-1].get("unit") == "micrometer"
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -221,15 +270,17 @@ class Volume:
 
     @property
     def channel(self) -> str | None:
-        """Name of the channel."""
         try:
             return str(self.ome["omero"]["channels"][0]["label"])
         except (KeyError, IndexError, TypeError):
             return None
 
-    def stack(self) -> Stack:
-        """The frames that count now, as something that is indexed like an array and read when it is."""
-        return Stack(self)
+    @property
+    def facts(self) -> ImageFacts:
+        facts = of_ngff(self._attributes, tuple(self.axes), self.shape, self.dtype.name, self.pixel_um)
+        if facts.step_um is None and "z" in self.axes and self.pixel_um is not None and self.scale is not None:
+            facts = replace(facts, step_um=self.scale[self.axes.index("z")])
+        return replace(facts, channel=facts.channel or self.channel)
 
 
 class Stack:
@@ -279,12 +330,19 @@ class Stack:
         return np.asarray(self[...], dtype)
 
 
-def _fill(descriptor: int, out: np.ndarray, path: Path) -> None:
+def fill(descriptor: int, offset: int, out: np.ndarray, path: Path) -> None:
+    """Read an array from an offset of a file.
+
+    Raises
+    ------
+    FrameError
+        Where the file ends before.
+    """
     whole = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
     view = whole.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
-        count = os.readv(descriptor, [view[done:]]) if hasattr(os, "readv") else _read_into(descriptor, view[done:])
+        count = _read_into(descriptor, view[done:], offset + done)
         if count == 0:
             raise FrameError(f"{path} ended after {done} of {len(view)} bytes")
         done += count
@@ -292,8 +350,10 @@ def _fill(descriptor: int, out: np.ndarray, path: Path) -> None:
         np.copyto(out, whole)
 
 
-def _read_into(descriptor: int, view: memoryview) -> int:
-    """Where the system has no `readv`."""
+def _read_into(descriptor: int, view: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [view], offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows: nobody else reads by this descriptor
     data = os.read(descriptor, len(view))
     view[: len(data)] = data
     return len(data)

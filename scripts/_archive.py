@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Scope
+from ..formats import format_of
 from ..layout import Layout, Moved, named_place, resolve_uri
-from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
+from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, VolumeError, open_volume
 from ._compress import CompressionError, choose, is_raw
 from ._relocate import Relocation, RelocationError, Tell, finish, list_of, relocate
 from ._verify import run_uids
@@ -184,7 +185,7 @@ def _datasets(scope: Scope, layout: Layout, uid: str) -> list[RunDataset]:
         raise ArchiveError(
             f"run {uid} still grows: move it when it has an end (a run whose process died gets it from 'queuescope up')"
         )
-    datasets = list({**log.datasets, **log.untold(scope)}.values())
+    datasets = list({**log.datasets, **log.untold(scope, layout)}.values())
     if not datasets:
         raise ArchiveError(f"run {uid} has no files: there is nothing to move")
     return datasets
@@ -226,10 +227,12 @@ def _codec(uid: str, here: Path, dataset: RunDataset) -> tuple[Any, str]:
     """The codec, or why the dataset is left as it is."""
     if dataset.registered or not list_of(here).exists():
         return None, "was registered: its files are somebody else's, and have no checksums"
+    if format_of(here) != "ome-zarr":
+        return None, "is a TIFF: only OME-Zarr is compressed (queuescope export writes compressed files)"
     try:
         if not is_raw(here):
             return None, "is compressed already"
-        codec = choose(Volume(here))
+        codec = choose(open_volume(here))
     except CompressionError as error:
         return None, str(error)
     except VolumeError as error:
@@ -239,7 +242,7 @@ def _codec(uid: str, here: Path, dataset: RunDataset) -> tuple[Any, str]:
 
 def _frames(here: Path) -> int:
     try:
-        return Volume(here).frames
+        return open_volume(here).frames
     except VolumeError as error:
         raise ArchiveError(str(error)) from None
 

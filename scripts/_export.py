@@ -14,7 +14,17 @@ import numpy as np
 
 from ..config import Scope
 from ..layout import Layout
-from ..reading import FrameError, RunDataset, RunLog, RunLogError, Stack, UnknownRunError, Volume, VolumeError
+from ..reading import (
+    FrameError,
+    RunDataset,
+    RunLog,
+    RunLogError,
+    Stack,
+    UnknownRunError,
+    Volume,
+    VolumeError,
+    open_volume,
+)
 from ._read_back import checksum
 from ._whole import TakenError, give_name, partial_folder, size_of, sync_tree
 
@@ -132,12 +142,12 @@ def _sources(scope: Scope, layout: Layout, uid: str) -> list[Source]:
             f"run {uid} has no end yet: export it when it has one (a run whose process died gets it from 'up')"
         )
     found = []
-    for dataset in {**log.datasets, **log.untold(scope)}.values():
+    for dataset in {**log.datasets, **log.untold(scope, layout)}.values():
         path = dataset.path(layout, scope, "tiled")
         if path is None:
             raise ExportError(f"{dataset.uri} lies in none of the scope's storage roots {sorted(scope.storage.roots)}")
         try:
-            volume = Volume(path)
+            volume = open_volume(path)
             lines = volume.lines() if volume.frame_list.exists() else [{"index": n} for n in range(volume.frames)]
         except VolumeError as error:
             raise ExportError(str(error)) from None

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..reading import Volume
+from ..formats import format_of, ngff
+from ..reading import ZarrVolume
 from ._export import ExportError, Format, Source
+from ._image_facts import described, image_facts
 
-_AXES = {"t": {"type": "time"}, "c": {"type": "channel"}, **{name: {"type": "space"} for name in "zyx"}}
 CLASSIC_TIFF_BYTES = 2**32 - 2**25
 """Beyond it a TIFF needs 64-bit offsets."""
 
@@ -27,8 +28,6 @@ class OmeTiff:
     def write(self, source: Source, folder: Path, tell: Callable[[], None]) -> Path:
         import tifffile
 
-        from ._ome_xml import ome_xml
-
         path = folder / "image.part"
         with tifffile.TiffWriter(path, bigtiff=_is_big(source)) as tiff:
             tiff.write(
@@ -36,7 +35,7 @@ class OmeTiff:
                 shape=(source.frames, *source.volume.frame_shape),
                 dtype=source.volume.dtype,
                 photometric="minisblack",
-                description=ome_xml(source).encode("utf-8"),
+                description=described(source).encode("utf-8"),
                 metadata=None,
                 software="queuescope",
             )
@@ -116,7 +115,7 @@ class OmeZarr:
 
     @contextlib.contextmanager
     def frames(self, path: Path) -> Iterator[Iterator[np.ndarray]]:
-        volume = Volume(path)
+        volume = ZarrVolume(path)
         yield (volume.frame(index, from_disk=True) for index in range(volume.frames))
 
 
@@ -196,24 +195,24 @@ def _tiff_frames(path: Path) -> Iterator[Iterator[np.ndarray]]:
 
 
 def _group(source: Source) -> dict[str, Any]:
-    """The original's group; one that tells the axes where that was only an array."""
-    if source.volume.ome:
+    """The original's group; one made of what is known where there is none, or only an array."""
+    if isinstance(source.volume, ZarrVolume) and source.volume.ome:
         return dict(json.loads((source.volume.path / "zarr.json").read_text(encoding="utf-8")))
-    axes = [{"name": name, **_AXES.get(name, {})} for name in source.volume.axes]
-    same = [{"type": "scale", "scale": [1.0] * len(axes)}]
-    image = {"name": source.dataset.name, "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": same}]}
-    ome = {"version": "0.5", "multiscales": [image]}
-    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+    return {"zarr_format": 3, "node_type": "group", "attributes": ngff(image_facts(source))}
 
 
 def _raw_array(source: Source) -> dict[str, Any]:
     """One uncompressed chunk a frame, whatever the original had."""
-    original = json.loads((source.volume.path / "0" / "zarr.json").read_text(encoding="utf-8"))
-    shape = source.stack.shape
-    frame = source.volume.frame_shape
+    shape, frame = source.stack.shape, source.volume.frame_shape
+    original: dict[str, Any] = {"zarr_format": 3, "node_type": "array", "fill_value": 0, "attributes": {}}
+    if format_of(source.volume.path) == "ome-zarr":
+        original = json.loads((source.volume.path / "0" / "zarr.json").read_text(encoding="utf-8"))
+    elif len(shape) == len(source.volume.axes):
+        original["dimension_names"] = source.volume.axes
     return {
         **original,
         "shape": list(shape),
+        "data_type": source.volume.dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1] * (len(shape) - 2) + list(frame)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],

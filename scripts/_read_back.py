@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from ..formats import frame_list
+
 
 class ReadBackError(Exception):
     """The catalog does not hold what was acquired. Names the dataset and the frame."""
@@ -17,10 +19,7 @@ class ReadBackError(Exception):
 
 def frame_checksums(dataset: dict[str, Any]) -> list[str]:
     """Checksums taken in the camera's process before each frame was written, from the file beside the dataset."""
-    path = Path(dataset["path"])
-    lines = (
-        path.with_name(path.name.removesuffix(".ome.zarr") + ".frames.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    lines = frame_list(Path(dataset["path"])).read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["checksum"] for line in lines]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..config import Scope
 from ..layout import Layout, Moved, Place, named_place, sync_names
-from ..reading import RunDataset, Volume, VolumeError
+from ..reading import RunDataset, VolumeError, open_volume
 from ._compress import Codec, CompressionError, recode
 from ._verify import wrong_frames
 from ._whole import TakenError, clear_partial, files_in, forget, give_name, partial_folder, sync_tree
@@ -144,7 +144,10 @@ def _delete(path: Path, name: str, tell: Tell) -> None:
 
 def discard(volume: Path) -> None:
     """Remove a hidden copy that nobody reads, and its frame list."""
-    shutil.rmtree(volume, ignore_errors=True)
+    if volume.is_dir():
+        shutil.rmtree(volume, ignore_errors=True)
+    else:
+        volume.unlink(missing_ok=True)
     list_of(volume).unlink(missing_ok=True)
 
 
@@ -178,7 +181,7 @@ def _build(one: Relocation, here: Path, built: Path, tell: Tell) -> Path:
     if list_of(here).exists():
         shutil.copy2(list_of(here), list_of(built))
     if one.codec is not None:
-        volume = Volume(here)
+        volume = open_volume(here)
         lines = volume.lines()
         tell(name, "compressing", 0, len(lines))
         recode(volume, lines, built, one.codec, lambda done: tell(name, "compressing", done, len(lines)))
@@ -209,7 +212,7 @@ def compare(one: Relocation, here: Path, copy: Path, tell: Tell) -> None:
     if list_of(here).exists():
         if list_of(here).read_bytes() != list_of(copy).read_bytes():
             raise RelocationError(f"{list_of(copy)} differs from {list_of(here).name}")
-        volume = Volume(copy)
+        volume = open_volume(copy)
         lines = volume.lines()
         tell(name, "comparing", 0, len(lines))
         wrong = wrong_frames(volume, lines, True, lambda done: tell(name, "comparing", done, len(lines)))

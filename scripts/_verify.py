@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import Scope
 from ..layout import Layout
-from ..reading import FrameError, RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
+from ..reading import FrameError, RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError, open_volume
 from ._read_back import checksum
 
 READERS = 2
@@ -81,7 +81,7 @@ def verify(scope: Scope, layout: Layout, uid: str, tell: Tell = lambda name, don
     else:
         check.growing = log.unfinished
         counts = (log.stop or {}).get("frames") or {}
-        for dataset in {**log.datasets, **log.untold(scope)}.values():
+        for dataset in {**log.datasets, **log.untold(scope, layout)}.values():
             check.datasets.append(_dataset(scope, layout, dataset, counts.get(dataset.name), tell))
     check.seconds = round(time.monotonic() - began, 3)
     return check
@@ -94,7 +94,7 @@ def _dataset(scope: Scope, layout: Layout, dataset: RunDataset, counted: int | N
         check.problems.append(f"{dataset.uri} lies in none of the scope's storage roots {sorted(scope.storage.roots)}")
         return check
     try:
-        volume = Volume(path)
+        volume = open_volume(path)
         lines = [{"index": n} for n in range(volume.frames)] if dataset.registered else volume.lines()
     except VolumeError as error:
         check.problems.append(str(error))

@@ -18,6 +18,7 @@ from ..reading import (
     UnknownRunError,
     Volume,
     VolumeError,
+    open_volume,
     preview_of,
 )
 from ._problems import Problem
@@ -82,7 +83,7 @@ def _volume(scope: Scope, layout: Layout, uid: str, log: RunLog, name: str | Non
             raise VolumeError(
                 f"{datasets[name].uri} lies under none of the storage roots {sorted(scope.storage.roots)}"
             )
-        return name, Volume(path)
+        return name, open_volume(path)
     except VolumeError as error:
         raise Problem("volume_unreachable", f"this machine can't see the file of {name}: {error}") from None
 

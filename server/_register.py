@@ -16,14 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..config import Scope
+from ..formats import MIMETYPES, array_uri, format_of
 from ..layout import Layout, named_place, resolve_uri, shared_folders
-from ..reading import RUN_UID, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
+from ..reading import RUN_UID, RunLog, RunLogError, UnknownRunError, Volume, VolumeError, open_volume
 from ._problems import Problem
 
 NAMESPACE = uuid.UUID("6b6c9f6e-3c0a-5b43-9d55-0f4a2f6f3a51")
 """A file's run UID is made of this and its uri: registering it again finds the same run."""
 
-_OWN = re.compile(r"([A-Za-z0-9-]{8,64})_[a-z][a-z0-9_]{0,63}\.ome\.zarr")
+_OWN = re.compile(r"([A-Za-z0-9-]{8,64})_[a-z][a-z0-9_]{0,63}\.ome\.(zarr|tiff)")
 
 RunUid = Annotated[str, Field(pattern=RUN_UID.pattern)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
@@ -45,7 +46,7 @@ class Register(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     uri: Annotated[str, Field(max_length=1000)]
-    """``data://ROOT/relative`` of an OME-Zarr 0.5 inside a storage root. It never changes."""
+    """``data://ROOT/relative`` of an OME-Zarr 0.5 or a TIFF inside a storage root. It never changes."""
     dataset: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] = "image"
     lineage: Lineage = Field(default_factory=Lineage)
     sample_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] | None = None
@@ -110,19 +111,20 @@ def _not_a_runs_own(scope: Scope, layout: Layout, uri: str, path: Path) -> None:
         log = RunLog.read(layout, match[1])
     except (UnknownRunError, RunLogError):
         return
-    datasets = (*log.datasets.values(), *log.untold(scope).values())
+    datasets = (*log.datasets.values(), *log.untold(scope, layout).values())
     if any(d.uri == uri or d.path(layout, scope, "tiled") == path for d in datasets):
         raise Problem("already_registered", f"{path.name} belongs to run {match[1]}", run_uid=match[1])
 
 
 def _volume(path: Path, uri: str) -> Volume:
     try:
-        volume = Volume(path)
+        volume = open_volume(path)
         shape = volume.shape
         volume.frame(0)
     except VolumeError as error:
         raise Problem(
-            "unsupported_file", f"{uri}: {error}; what can be registered is an OME-Zarr 0.5 of at least three axes"
+            "unsupported_file",
+            f"{uri}: {error}; what can be registered is an OME-Zarr 0.5 or a TIFF of at least three axes",
         ) from None
     if math.prod(shape) == 0 or volume.dtype.kind not in "uif":
         raise Problem("unsupported_file", f"{uri}: {shape} of {volume.dtype.name}: it holds no images")
@@ -134,8 +136,10 @@ def _volume(path: Path, uri: str) -> Volume:
 
 
 def _link_within(folder: Path) -> str | None:
-    """A symbolic link in a folder, which could show a file outside the storage root."""
-    waiting = [folder]
+    """A symbolic link in a folder, which could show a file outside the storage root. A TIFF is one file, and no link: its path
+    has been resolved.
+    """
+    waiting = [folder] if folder.is_dir() else []
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
@@ -205,8 +209,8 @@ def _documents(
         "uid": str(uuid.uuid4()),
         "run_start": uid,
         "data_key": name,
-        "mimetype": "application/x-zarr",
-        "uri": (path / "0").as_uri().replace("file:///", "file://localhost/", 1),
+        "mimetype": MIMETYPES[format_of(path)],
+        "uri": array_uri(path),
         "parameters": {"chunk_shape": chunk, "uri_client": facts["uri"], "frames_planned": rows},
     }
     datum_doc = {

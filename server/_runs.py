@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal
 
 from ..config import Scope
 from ..layout import Layout, frames_on_disk
-from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, Volume, VolumeError, check_uid
+from ..reading import RunDataset, RunLog, RunLogError, UnknownRunError, VolumeError, check_uid, open_volume
 from ._models import Dataset, Run
 from ._problems import Problem
 
@@ -64,7 +64,7 @@ def read_run(scope: Scope, layout: Layout, uid: str, tiled: str | None) -> Run:
         sample_id=_text(start.get("sample_id")),
         datasets=[
             *(_dataset(scope, layout, uid, dataset, writing, tiled) for dataset in documents.datasets.values()),
-            *(_untold(scope, layout, uid, dataset) for dataset in documents.untold(scope).values()),
+            *(_untold(scope, layout, uid, dataset) for dataset in documents.untold(scope, layout).values()),
         ],
     )
 
@@ -115,7 +115,7 @@ def _untold(scope: Scope, layout: Layout, uid: str, found: RunDataset) -> Datase
     path = found.path(layout, scope, "tiled")
     with contextlib.suppress(VolumeError):
         if path is not None:
-            volume = Volume(path)
+            volume = open_volume(path)
             described = {"shape": list(volume.frame_shape), "dtype_numpy": volume.dtype.str}
     return _dataset(scope, layout, uid, dataclasses.replace(found, described=described), False, None)
 
@@ -125,7 +125,7 @@ def _written(volume: Path, found: RunDataset) -> int | None:
     if not found.registered:
         return frames_on_disk(volume)
     try:
-        return Volume(volume).frames
+        return open_volume(volume).frames
     except VolumeError:
         return None
 

@@ -53,7 +53,10 @@ class ScopeRunEngine(RunEngine):
         if name == DocumentNames.start:
             position = (doc.get("plan_args") or {}).get("position")
             self._recordings.start_run(
-                doc["uid"], doc.get("sample_id"), position if isinstance(position, str) else None
+                doc["uid"],
+                doc.get("sample_id"),
+                position if isinstance(position, str) else None,
+                doc.get("session_id"),
             )
         elif name == DocumentNames.stop:
             try:

@@ -20,11 +20,16 @@ import psutil
 import pytest
 
 from queuescope.config import Scope, load_scope
+from queuescope.formats import FORMATS, MIMETYPES, Format, ImageFacts, TiffLayout, array_uri
 from queuescope.hardware import DatasetPlan, Hardware, connect
-from queuescope.hardware._ome_zarr import DatasetFiles, DirectBuffer
+from queuescope.hardware._dataset_files import DatasetFiles
+from queuescope.hardware._direct import DirectBuffer
+from queuescope.hardware._ome_tiff import TiffFiles
+from queuescope.hardware._ome_zarr import ZarrFiles
 from queuescope.layout import DATA_ENV, SCOPE_ENV, Layout
 from queuescope.scripts._probes import NoAnswer, http_request
 
+FILES: dict[Format, Any] = {"ome-zarr": ZarrFiles, "ome-tiff": TiffFiles}
 COMMAND = (sys.executable, "-m", "queuescope.scripts")
 
 TOGETHER = ("stack_no_catalog", "stand", "stack", "guarded")
@@ -276,9 +281,15 @@ class WrittenRun:
     where ``brightest`` is far below what their type holds.
     """
 
-    def __init__(self, layout: Layout, status: str | None = "success", brightest: int | None = None) -> None:
-        self.layout, self.uid, self.brightest = layout, str(uuid.uuid4()), brightest
-        self.status = status
+    def __init__(
+        self,
+        layout: Layout,
+        status: str | None = "success",
+        form: Format = "ome-zarr",
+        brightest: int | None = None,
+    ) -> None:
+        self.layout, self.uid = layout, str(uuid.uuid4())
+        self.status, self.form, self.brightest = status, form, brightest
         self.frames: dict[str, list[np.ndarray]] = {}
         self._files: dict[str, DatasetFiles] = {}
         self._buffer = DirectBuffer()
@@ -305,14 +316,20 @@ class WrittenRun:
         """Write ``frames`` frames and the documents that tell of them; returns them."""
         planned = frames if planned is None else planned
         plan = {"axis": "z", "step_um": 2.0, "channel": "gfp"} | plan
-        files = DatasetFiles(
-            self.layout.volumes,
-            self.uid,
-            DatasetPlan(name=name, camera=name, frames=planned, **plan),
-            shape,
-            dtype,
-            0.5,
+        described = DatasetPlan(name=name, camera=name, frames=planned, **plan)
+        facts = ImageFacts(
+            run_uid=self.uid,
+            name=name,
+            frame_shape=shape,
+            dtype=dtype,
+            axes=(described.axis,),
+            sizes=(planned or 1,),
+            pixel_um=0.5,
+            step_um=described.step_um,
+            channel=described.channel,
+            acquired_at=1.7e9,
         )
+        files: DatasetFiles = FILES[described.format or self.form](self.layout.volumes, described, facts)
         files.create()
         self._files[name], self.frames[name] = files, []
         if told:
@@ -326,8 +343,8 @@ class WrittenRun:
                 "uid": f"r-{name}",
                 "run_start": self.uid,
                 "data_key": name,
-                "mimetype": "application/x-zarr",
-                "uri": (files.path / "0").as_uri().replace("file:///", "file://localhost/"),
+                "mimetype": MIMETYPES[files.format],
+                "uri": array_uri(files.path),
                 "parameters": {
                     "chunk_shape": [1, *shape],
                     "uri_client": f"data://DATA/volumes/{files.path.name}",
@@ -362,6 +379,20 @@ class WrittenRun:
         """The file of one frame's pixels."""
         return self.volume(name) / "0" / "c" / str(index) / "0" / "0"
 
+    def spoil(self, index: int, name: str = "cam_a") -> None:
+        """Flip one bit of a frame, where it lies on disk."""
+        path, offset = self.volume(name), 0
+        if self._files[name].format == "ome-zarr":
+            path = self.chunk(index, name)
+        else:
+            with path.open("rb") as file:
+                offset = TiffLayout.read(file)[0].frame(index)
+        with path.open("rb+") as file:
+            file.seek(offset + 5)
+            (byte,) = file.read(1)
+            file.seek(offset + 5)
+            file.write(bytes([byte ^ 8]))
+
     def frame_list(self, name: str = "cam_a") -> Path:
         return self._files[name].frames_jsonl
 
@@ -373,6 +404,12 @@ class WrittenRun:
         stop = {"uid": f"s-{self.uid}", "run_start": self.uid, "time": 1.7e9 + 9, "exit_status": self.status}
         self.document("stop", stop | {"num_events": {}, "frames": counts, "reason": ""})
         return self
+
+
+@pytest.fixture(params=FORMATS)
+def volume_format(request: pytest.FixtureRequest) -> Format:
+    """Each format of volumes in turn."""
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture

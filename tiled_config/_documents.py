@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
 
+from ..formats import SUFFIXES, volume_of
 from ..layout import frames_on_disk
 
 Document = dict[str, Any]
@@ -93,10 +93,11 @@ def abandoned(path: Path, volumes: Path) -> dict[str, int | None] | None:
 
 def _frames(run_uid: str, told: list[Document], volumes: Path) -> dict[str, int | None]:
     """Frames on disk of the datasets that documents tell of, and of those that lie there without."""
-    frames = {document["data_key"]: frames_on_disk(_volume(document["uri"])) for document in told}
-    for volume in sorted(volumes.glob(f"{run_uid}_*.ome.zarr")):
-        dataset = volume.name.removeprefix(f"{run_uid}_").removesuffix(".ome.zarr")
-        frames.setdefault(dataset, frames_on_disk(volume))
+    frames = {document["data_key"]: frames_on_disk(volume_of(document["uri"])) for document in told}
+    for suffix in SUFFIXES.values():
+        for volume in sorted(volumes.glob(f"{run_uid}_*{suffix}")):
+            dataset = volume.name.removeprefix(f"{run_uid}_").removesuffix(suffix)
+            frames.setdefault(dataset, frames_on_disk(volume))
     return frames
 
 
@@ -144,11 +145,6 @@ def close_orphan(path: Path, volumes: Path) -> Document | None:
         }
         _append(file, log.offset, {"name": "stop", "doc": stop})
         return stop
-
-
-def _volume(uri: str) -> Path:
-    """The volume of a stream_resource's uri, ``file://localhost/…/x.ome.zarr/0``."""
-    return Path(unquote(urlsplit(uri).path)).parent
 
 
 def _last_seq_num(name: str, document: Document) -> int:

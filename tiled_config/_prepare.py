@@ -99,7 +99,10 @@ def _configuration(scope: Scope, layout: Layout, tables: Path, arrays: Path, key
                     # Tiled compares these with the path of an asset's URI as it stands there, percent-encoded.
                     "readable_storage": [quote(str(folder)) for folder in volume_folders(scope, layout)],
                     "writable_storage": [_sqlite(tables), str(arrays)],
-                    "adapters_by_mimetype": {"application/x-zarr": f"{_HERE}._zarr:VolumeAdapter"},
+                    "adapters_by_mimetype": {
+                        "application/x-zarr": f"{_HERE}._zarr:VolumeAdapter",
+                        "image/tiff": f"{_HERE}._tiff:TiffVolumeAdapter",
+                    },
                     "specs": [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
                 },
             }

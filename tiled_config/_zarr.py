@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,8 +12,7 @@ from tiled.adapters.zarr import ZarrAdapter, ZarrArrayAdapter
 from tiled.structures.data_source import Management
 from tiled.utils import path_from_uri
 
-from ..config import Scope, load_scope
-from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout, present_path
+from ._present import present
 
 
 class VolumeAdapter(ZarrAdapter):
@@ -37,7 +34,7 @@ class VolumeAdapter(ZarrAdapter):
         if data_source.management != Management.external:
             return super().from_catalog(data_source, node, **kwargs)
         recorded = Path(unquote(str(path_from_uri(data_source.assets[0].data_uri))))  # Tiled leaves a space as %20
-        path = _present(recorded.parent) / recorded.name
+        path = present(recorded.parent) / recorded.name
         try:
             array = zarr.open_array(path, mode="r")
         except FileNotFoundError as error:
@@ -47,24 +44,3 @@ class VolumeAdapter(ZarrAdapter):
         return ZarrArrayAdapter(
             array, structure=data_source.structure, metadata=node.metadata_, specs=node.specs, **kwargs
         )
-
-
-def _present(volume: Path) -> Path:
-    """Where a volume lies that was acquired at this path: it may have been archived since.
-
-    Raises
-    ------
-    HTTPException
-        410 where that can't be told, or lies in a storage root that the scope no longer has.
-    """
-    try:
-        scope, layout = _settings()
-        return present_path(layout, scope, volume, "tiled")
-    except ValueError as error:
-        raise HTTPException(410, f"the volume {volume.name} can't be found: {error}") from error
-
-
-@cache
-def _settings() -> tuple[Scope, Layout]:
-    """Of this process: `queuescope.layout.process_arguments` exports them."""
-    return load_scope(os.environ.get(SCOPE_ENV, DEFAULT_SCOPE)), Layout()

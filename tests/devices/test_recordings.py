@@ -70,6 +70,24 @@ def gone() -> HardwareGoneError:
     return HardwareGoneError("close_recording: the hardware process is gone", thing="hardware")
 
 
+@pytest.mark.parametrize(("session_id", "told"), [(None, None), ("s1", "s1"), (7, "7"), ("x" * 500, "x" * 128)])
+def test_a_session_of_any_name_keeps_no_frame_back(
+    tmp_path: Path, far: Scope, session_id: object, told: object
+) -> None:
+    """It comes from a client's queue item, and is metadata only."""
+    asked: list[RecordingPlan] = []
+
+    class Noting(BehindACable):
+        def open_recording(self, plan: RecordingPlan) -> RecordingState:
+            asked.append(plan)
+            return super().open_recording(plan)
+
+    recordings = RunRecordings(far, Layout(tmp_path), Noting())  # type: ignore[arg-type]
+    recordings.start_run("run-0001", session_id=session_id)
+    recordings.open(DatasetPlan(name="cam_a", camera="cam_a", frames=30))
+    assert asked[0].session_id == told
+
+
 def test_a_cut_link_is_waited_for(tmp_path: Path, far: Scope) -> None:
     """R3.12: the process at its other end writes on until it knows that it is alone: only it can say how many frames."""
     hardware = BehindACable(gone(), gone())

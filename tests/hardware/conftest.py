@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from queuescope.config import SCOPES, Scope, load_scope
+from queuescope.formats import frame_list
 from queuescope.hardware import (
     ConnectedHardware,
     DatasetPlan,
@@ -123,7 +124,7 @@ class KilledVolume:
 
     @property
     def frame_list(self) -> Path:
-        return self.path.with_name(self.path.name.replace(".ome.zarr", ".frames.jsonl"))
+        return frame_list(self.path)
 
 
 @pytest.fixture
@@ -132,14 +133,17 @@ def killed_volume(
     start_process: Callable[..., HardwareProcess],
     new_plan: Callable[..., RecordingPlan],
     view: Callable[..., VolumeView],
+    request: pytest.FixtureRequest,
 ) -> KilledVolume:
-    """SIGKILL after the third frame."""
+    """SIGKILL after the third frame; in each format where the test asks for `volume_format`."""
+    each = "volume_format" in request.fixturenames
+    form = request.getfixturevalue("volume_format") if each else None
     scope, layout = scope_in(tmp_path, "own"), Layout(tmp_path / "data")
     process = start_process(scope.path, layout.data).started()
     hardware = connect(scope, layout, timeout_s=60)
     planned = KilledVolume.planned
     state = hardware.open_recording(
-        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=planned, axis="z", step_um=1))
+        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=planned, axis="z", step_um=1, format=form))
     )
     state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", planned),)))
     while state.datasets["cam_a"].frames_written < 3:

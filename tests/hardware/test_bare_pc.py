@@ -16,8 +16,10 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from queuescope.config import Scope
+from queuescope.formats import FORMATS
 from queuescope.hardware import DatasetPlan, FrameSettings, RecordingPlan, connect
 from queuescope.layout import Layout
+from queuescope.reading import open_volume
 
 UNIX_MODULES = frozenset(
     ["fcntl", "resource", "termios", "pwd", "grp", "tty", "pty", "syslog", "crypt", "spwd", "nis", "readline", "curses"]
@@ -130,11 +132,14 @@ def test_the_process_runs_without_unix_and_without_bluesky(
     hardware = connect(scope, layout, timeout_s=60)
     assert hardware.info().pid == process.pid
     assert hardware.snap("cam_a", FrameSettings(exposure_ms=2, light="l488")).any()
-    plan = RecordingPlan(run_uid="bare-pc-run", datasets=(DatasetPlan(name="cam_a", camera="cam_a", frames=2),))
-    state = hardware.open_recording(plan)
-    for _ in range(2):
-        state = hardware.record_frame(state.recording, {"cam_a": FrameSettings(exposure_ms=2)})
-    assert state.datasets["cam_a"].frames_written == 2
+    for form in FORMATS:
+        dataset = DatasetPlan(name="cam_a", camera="cam_a", frames=3, format=form)
+        state = hardware.open_recording(RecordingPlan(run_uid=f"bare-pc-{form}", datasets=(dataset,)))
+        for _ in range(2):
+            state = hardware.record_frame(state.recording, {"cam_a": FrameSettings(exposure_ms=2)})
+        state = hardware.close_recording(state.recording)
+        volume = open_volume(Path(state.datasets["cam_a"].path))
+        assert (volume.frames, volume.shape[0], bool(volume.frame(1).any())) == (2, 2, True)
     assert hardware.move({"z": 3.0}) == {"z": 3.0}
     hardware.close()
     process.signal(signal.SIGTERM)

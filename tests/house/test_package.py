@@ -13,6 +13,7 @@ FOLDERS = (
     "agents",
     "benchmarks",
     "devices",
+    "formats",
     "hardware",
     "ledger",
     "plans",
@@ -26,6 +27,7 @@ FOLDERS = (
 LIGHT = (
     "queuescope",
     "queuescope.config",
+    "queuescope.formats",
     "queuescope.layout",
     "queuescope.hardware",
     "queuescope.reading",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from queuescope.formats import Format
 from queuescope.layout import Layout
-from queuescope.reading import FrameError, RunLog, RunLogError, UnknownRunError, Volume, VolumeError
+from queuescope.reading import FrameError, RunLog, RunLogError, UnknownRunError, VolumeError, open_volume
 
 
 @pytest.fixture
@@ -23,12 +25,12 @@ def layout(tmp_path: Path) -> Layout:
 @pytest.mark.parametrize("shape", [(16, 24), (64, 64)], ids=["ordinary writes", "direct writes"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_frames_are_read_as_they_were_taken(
-    layout: Layout, write_run: Callable[..., Any], shape: tuple[int, int], dtype: str
+    layout: Layout, write_run: Callable[..., Any], shape: tuple[int, int], dtype: str, volume_format: Format
 ) -> None:
     """R3.5 from disk on the same machine."""
-    run = write_run(layout)
+    run = write_run(layout, form=volume_format)
     taken = run.dataset(frames=3, shape=shape, dtype=dtype)
-    volume = Volume(run.end().volume())
+    volume = open_volume(run.end().volume())
     assert (volume.frames, volume.shape, volume.dtype) == (3, (3, *shape), np.dtype(dtype))
     for index in range(3):
         np.testing.assert_array_equal(volume.frame(index, from_disk=True), taken[index])
@@ -41,11 +43,13 @@ def test_frames_are_read_as_they_were_taken(
     )
 
 
-def test_a_growing_volume_has_the_frames_that_count(layout: Layout, write_run: Callable[..., Any]) -> None:
+def test_a_growing_volume_has_the_frames_that_count(
+    layout: Layout, write_run: Callable[..., Any], volume_format: Format
+) -> None:
     """R3.12 a half-written line is no frame, however long the plan's shape."""
-    run = write_run(layout)
+    run = write_run(layout, form=volume_format)
     run.dataset(frames=2, planned=5)
-    volume = Volume(run.volume())
+    volume = open_volume(run.volume())
     with run.frame_list().open("a") as file:
         file.write('{"index": 2, "ti')
     assert (volume.shape[0], volume.frames, len(volume.lines())) == (5, 2, 2)
@@ -66,10 +70,12 @@ def test_a_growing_volume_has_the_frames_that_count(layout: Layout, write_run: C
         ([0, 3], slice(None), 1),
     ],
 )
-def test_a_stack_is_indexed_like_an_array(layout: Layout, write_run: Callable[..., Any], key: Any) -> None:
-    run = write_run(layout)
+def test_a_stack_is_indexed_like_an_array(
+    layout: Layout, write_run: Callable[..., Any], key: Any, volume_format: Format
+) -> None:
+    run = write_run(layout, form=volume_format)
     taken = run.dataset(frames=5)
-    stack = pickle.loads(pickle.dumps(Volume(run.volume()).stack()))
+    stack = pickle.loads(pickle.dumps(open_volume(run.volume()).stack()))
     np.testing.assert_array_equal(stack[key], taken[key])
     with pytest.raises(IndexError):
         stack[0, 0, 0, 0]
@@ -88,20 +94,20 @@ def test_four_axes_are_read_in_their_order(tmp_path: Path) -> None:
     ):
         array = zarr.create_array(tmp_path / name / "0", data=pixels, chunks=chunks, compressors=compressors)
         assert array.shape == pixels.shape
-        volume = Volume(tmp_path / name)
+        volume = open_volume(tmp_path / name)
         assert volume.frames == 6
         np.testing.assert_array_equal(volume.frame(4), pixels[1, 1])
         np.testing.assert_array_equal(volume.stack()[1, :, 2:4], pixels[1, :, 2:4])
     (tmp_path / "packed" / "0" / "c" / "1" / "1" / "0" / "0").unlink()
     with pytest.raises(FrameError, match="frame 4 is missing"):
-        Volume(tmp_path / "packed").frame(4)
+        open_volume(tmp_path / "packed").frame(4)
 
 
 def test_a_frame_that_cannot_be_read_is_named(layout: Layout, write_run: Callable[..., Any]) -> None:
     """R3.10 a failed read raises; nothing returns a made-up image."""
     run = write_run(layout)
     run.dataset(frames=3)
-    volume = Volume(run.volume())
+    volume = open_volume(run.volume())
     run.chunk(1).unlink()
     with pytest.raises(FrameError, match=r"cam_a\.ome\.zarr: frame 1 is missing"):
         volume.frame(1)
@@ -113,13 +119,85 @@ def test_a_frame_that_cannot_be_read_is_named(layout: Layout, write_run: Callabl
         volume.lines()
 
 
+def test_a_tiff_that_ends_early_is_named(layout: Layout, write_run: Callable[..., Any]) -> None:
+    """R3.10 a failed read raises; nothing returns a made-up image."""
+    run = write_run(layout, form="ome-tiff")
+    run.dataset(frames=3)
+    volume = open_volume(run.end().volume())
+    os.truncate(run.volume(), 20_000)
+    with pytest.raises(FrameError, match=r"cam_a\.ome\.tiff: frame 2 is missing"):
+        volume.frame(2)
+    run.volume().unlink()
+    with pytest.raises(FrameError, match=r"frame 0 is missing"):
+        volume.frame(0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "big-endian", "imagej", "four axes", "tiled"])
+def test_tiffs_of_others_are_read(tmp_path: Path, kind: str) -> None:
+    """Issue 4, item 2: what other programs wrote, whole or packed."""
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.arange(6 * 32 * 48, dtype="<u2").reshape(6, 32, 48)
+    options: dict[str, Any] = {"metadata": {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeZ": 2.0}, "ome": True}
+    if kind == "compressed":
+        options["compression"] = "zlib"
+    elif kind == "big-endian":
+        options["byteorder"] = ">"
+    elif kind == "imagej":
+        options = {"imagej": True, "metadata": {"axes": "ZYX"}}
+    elif kind == "four axes":
+        pixels = pixels.reshape(2, 3, 32, 48)
+        options["metadata"] = {"axes": "TZYX"}
+    elif kind == "tiled":
+        options |= {"tile": (16, 16), "compression": "lzma"}
+    path = tmp_path / "theirs.ome.tif"
+    tifffile.imwrite(path, pixels, photometric="minisblack", **options)
+    volume = open_volume(path)
+    assert (volume.shape, volume.dtype, volume.frames) == (pixels.shape, np.dtype("<u2"), 6)
+    np.testing.assert_array_equal(np.asarray(pickle.loads(pickle.dumps(volume.stack()))), pixels)
+    if kind == "plain":
+        assert (volume.axes, volume.scale, volume.pixel_um) == (["z", "y", "x"], [2.0, 0.5, 0.5], 0.5)
+
+
+def test_a_tiff_that_is_no_volume_is_named(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    with pytest.raises(VolumeError, match=r"nothing\.tiff is not there"):
+        open_volume(tmp_path / "nothing.tiff")
+    (tmp_path / "junk.tiff").write_bytes(b"junk" * 300)
+    with pytest.raises(VolumeError, match=r"junk\.tiff is no TIFF"):
+        open_volume(tmp_path / "junk.tiff")
+    tifffile.imwrite(tmp_path / "flat.tiff", np.zeros((8, 8), "u2"))
+    with pytest.raises(VolumeError, match="2 axes"):
+        open_volume(tmp_path / "flat.tiff")
+    tifffile.imwrite(tmp_path / "colour.tiff", np.zeros((4, 8, 8, 3), "u1"), photometric="rgb")
+    with pytest.raises(VolumeError, match="4 axes"):
+        open_volume(tmp_path / "colour.tiff")
+
+
+def test_a_tiff_opens_no_other_file(tmp_path: Path) -> None:
+    """What its OME-XML names may lie anywhere."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((2, 8, 8), "u2"), ome=True)
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        xml = tiff.ome_metadata
+    assert xml is not None
+    other = xml.replace("<TiffData ", '<TiffData FirstZ="0" ', 1).replace(
+        "/></Pixels>",
+        '><UUID FileName="a.ome.tif">urn:uuid:00000000-0000-4000-8000-000000000000</UUID></TiffData></Pixels>',
+    )
+    assert other != xml
+    (tmp_path / "in").mkdir()
+    other = other.replace("a.ome.tif", "../a.ome.tif")
+    tifffile.imwrite(tmp_path / "in" / "b.ome.tif", np.zeros((2, 8, 8), "u2"), description=other, metadata=None)
+    assert not np.asarray(open_volume(tmp_path / "in" / "b.ome.tif").stack()).any()
+
+
 def test_what_is_no_volume_is_named(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=r"nothing\.ome\.zarr is not there"):
-        Volume(tmp_path / "nothing.ome.zarr")
+        open_volume(tmp_path / "nothing.ome.zarr")
     (tmp_path / "flat" / "0").mkdir(parents=True)
     (tmp_path / "flat" / "0" / "zarr.json").write_text(json.dumps({"shape": [4, 4], "data_type": "uint16"}))
     with pytest.raises(VolumeError, match="2 axes"):
-        Volume(tmp_path / "flat")
+        open_volume(tmp_path / "flat")
 
 
 def test_a_log_tells_its_datasets_and_settings(layout: Layout, write_run: Callable[..., Any]) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import event_model
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from typer.testing import CliRunner
 
 from queuescope.config import Scope, load_scope
 from queuescope.layout import Layout
-from queuescope.reading import RunLog, Volume
+from queuescope.reading import RunLog, open_volume
 from queuescope.scripts.cli import complete_app
 from queuescope.server._image import read_image
 from queuescope.server._problems import Problem
@@ -43,6 +44,30 @@ def store(layout: Layout, relative: str = "results/masks.ome.zarr", pixels: np.n
     chunks = (1,) * (pixels.ndim - 2) + pixels.shape[-2:]
     zarr.create_array(layout.data / relative / "0", data=pixels, **{"chunks": chunks, "compressors": None} | options)
     return f"data://DATA/{relative}"
+
+
+def store_tiff(layout: Layout, relative: str = "results/masks.ome.tif", pixels: np.ndarray = PIXELS) -> str:
+    """Write a TIFF as another program would; its uri."""
+    path = layout.data / relative
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, pixels, ome=True, photometric="minisblack", metadata={"axes": "TZYX"[-pixels.ndim :]})
+    return f"data://DATA/{relative}"
+
+
+def test_a_tiff_becomes_a_run(scope: Scope, layout: Layout) -> None:
+    """R3.3, issue 4 item 2: an OME-TIFF of another program by UID, read like any run."""
+    uid, new = register(scope, layout, Register(uri=store_tiff(layout), dataset="masks"), "admin")
+    assert new
+    (dataset,) = read_run(scope, layout, uid, None).datasets
+    assert (dataset.shape, dataset.dtype, dataset.frames_written) == ([3, 16, 24], "uint16", 3)
+    assert dataset.path == str(layout.data / "results/masks.ome.tif")
+    assert read_image(scope, layout, uid, None, "1", None, 1)[1]["Preview-Frames"] == "1:2"
+    resource = next(
+        line["doc"]
+        for line in map(json.loads, layout.document_log(uid).read_text().splitlines())
+        if line["name"] == "stream_resource"
+    )
+    assert (resource["mimetype"], resource["uri"][-26:]) == ("image/tiff", "data/results/masks.ome.tif")
 
 
 def files(folder: Path) -> dict[Path, tuple[bytes, int]]:
@@ -173,7 +198,7 @@ def test_it_can_be_verified_and_exported(
     assert "3 of 3 frames readable (registered: no checksums" in command(complete_app(), ["verify", uid]).stdout
     exported = command(complete_app(), ["export", uid, "--format", "ome-zarr", "--to", str(tmp_path / "out")])
     assert exported.exit_code == 0, exported.stderr
-    np.testing.assert_array_equal(Volume(tmp_path / "out" / f"{uid}_image.ome.zarr").stack()[...], PIXELS)
+    np.testing.assert_array_equal(open_volume(tmp_path / "out" / f"{uid}_image.ome.zarr").stack()[...], PIXELS)
     (layout.data / "results/masks.ome.zarr/0/c/1/0/0").unlink()
     damaged = command(complete_app(), ["verify", uid])
     assert damaged.exit_code == 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from queuescope.formats import Format
 from queuescope.layout import Layout
 from queuescope.scripts.cli import complete_app
 
@@ -32,7 +33,16 @@ def verify(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Command:
 @pytest.fixture
 def run(layout: Layout, write_run: Callable[..., Any]) -> Any:
     """A finished run: three frames of one camera, two of another."""
-    run = write_run(layout)
+    return finished(write_run(layout))
+
+
+@pytest.fixture
+def either(layout: Layout, write_run: Callable[..., Any], volume_format: Format) -> Any:
+    """The same in each format."""
+    return finished(write_run(layout, form=volume_format))
+
+
+def finished(run: Any) -> Any:
     run.dataset("cam_a", frames=3)
     run.dataset("cam_b", frames=2, dtype="uint8")
     return run.end()
@@ -42,8 +52,9 @@ def facts(result: Result) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_a_run_as_it_was_taken_is_good(verify: Command, run: Any) -> None:
+def test_a_run_as_it_was_taken_is_good(verify: Command, either: Any) -> None:
     """R3.2, issue 4 item 2: checksums from frames.jsonl against the bytes."""
+    run = either
     done = verify(run.uid, "--json")
     assert done.exit_code == 0
     found = facts(done)
@@ -59,17 +70,16 @@ def test_a_run_as_it_was_taken_is_good(verify: Command, run: Any) -> None:
     assert "cam_a: 3 of 3 frames good" in words
 
 
-def test_one_changed_bit_is_found_and_named(verify: Command, run: Any) -> None:
-    pixels = bytearray(run.chunk(1).read_bytes())
-    pixels[300] ^= 1
-    run.chunk(1).write_bytes(pixels)
+def test_one_changed_bit_is_found_and_named(verify: Command, either: Any) -> None:
+    run = either
+    run.spoil(1)
     done = verify(run.uid, "--json")
     assert done.exit_code == 1
     found = facts(done)
     assert found["ok"] is False
     cam_a, cam_b = found["runs"][0]["datasets"]
     assert (cam_a["bad"], cam_b["problems"]) == ([1], [])
-    assert "cam_a.ome.zarr: frame 1 has checksum xxh3_128:" in cam_a["problems"][0]
+    assert f"{run.volume().name}: frame 1 has checksum xxh3_128:" in cam_a["problems"][0]
     assert "NOT as taken" in verify(run.uid).stdout
 
 
@@ -94,12 +104,13 @@ def test_frames_that_the_list_has_lost_are_missed(verify: Command, run: Any) -> 
 
 
 def test_frames_that_no_document_told_of_are_checked_too(
-    verify: Command, layout: Layout, write_run: Callable[..., Any]
+    verify: Command, layout: Layout, write_run: Callable[..., Any], volume_format: Format
 ) -> None:
-    run = write_run(layout, status="fail")
+    """In whichever format they lie there, the scope's or the plan's."""
+    run = write_run(layout, status="fail", form=volume_format)
     run.dataset("cam_a", frames=2, planned=5, told=False)
     run.end()
-    run.chunk(1).unlink()
+    run.spoil(1)
     done = verify(run.uid, "--json")
     assert done.exit_code == 1
     assert facts(done)["runs"][0]["datasets"][0]["bad"] == [1]

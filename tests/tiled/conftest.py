@@ -24,6 +24,10 @@ import pytest
 import stamina
 
 from queuescope.config import Scope, load_scope
+from queuescope.formats import MIMETYPES, SUFFIXES, Format, ImageFacts, array_uri
+from queuescope.hardware import DatasetPlan
+from queuescope.hardware._direct import DirectBuffer
+from queuescope.hardware._ome_tiff import TiffFiles
 from queuescope.layout import Layout
 
 PATIENCE_S = 60
@@ -191,8 +195,10 @@ class Acquisition:
         scalars: bool = True,
         metadata: dict[str, Any] | None = None,
         documents: Path | None = None,
+        form: Format = "ome-zarr",
     ) -> None:
-        self.layout, self.size, self.scalars = layout, size, scalars
+        self.layout, self.size, self.scalars, self.form = layout, size, scalars, form
+        self._tiffs: dict[str, TiffFiles] = {}
         self._random = np.random.default_rng()
         self.frames: dict[str, list[np.ndarray]] = {name: [] for name in datasets}
         self._run = event_model.compose_run(metadata={"plan_name": "test_volume", **(metadata or {})})
@@ -211,11 +217,14 @@ class Acquisition:
         self.write("descriptor", self.descriptor.descriptor_doc)
         self._resources = {}
         for name in datasets:
-            self._write_shape(name, planned)
-            self.frame_list(name).touch()
+            if form == "ome-tiff":
+                self._make_tiff(name, planned)
+            else:
+                self._write_shape(name, planned)
+                self.frame_list(name).touch()
             resource = self._run.compose_stream_resource(
-                mimetype="application/x-zarr",
-                uri=(self.volume(name) / "0").as_uri().replace("file:///", "file://localhost/"),
+                mimetype=MIMETYPES[form],
+                uri=array_uri(self.volume(name)),
                 data_key=name,
                 parameters={"chunk_shape": [1, *size], "uri_client": f"data://DATA/volumes/{self.volume(name).name}"},
             )
@@ -223,7 +232,7 @@ class Acquisition:
             self.write("stream_resource", resource.stream_resource_doc)
 
     def volume(self, dataset: str) -> Path:
-        return self.layout.volumes / f"{self.uid}_{dataset}.ome.zarr"
+        return self.layout.volumes / f"{self.uid}_{dataset}{SUFFIXES[self.form]}"
 
     def frame_list(self, dataset: str) -> Path:
         return self.layout.volumes / f"{self.uid}_{dataset}.frames.jsonl"
@@ -243,9 +252,7 @@ class Acquisition:
             for dataset, frames in self.frames.items():
                 index = len(frames)
                 frame = self._random.integers(0, 65535, self.size).astype("<u2")
-                chunk = self.volume(dataset) / "0" / "c" / str(index) / "0" / "0"
-                chunk.parent.mkdir(parents=True)
-                chunk.write_bytes(frame.tobytes())
+                self._write_pixels(dataset, index, frame)
                 line = {"index": index, "time": time.time(), "position": {"piezo_a": float(index)}, "checksum": "x"}
                 with self.frame_list(dataset).open("a") as lines:
                     lines.write(json.dumps(line) + "\n")
@@ -264,16 +271,35 @@ class Acquisition:
     def stop(self, exit_status: str = "success", reason: str = "") -> None:
         """Finish: the arrays' shapes become the frames written, then the stop document."""
         for dataset, frames in self.frames.items():
-            self._write_shape(dataset, len(frames))
+            if self.form == "ome-tiff":
+                self._tiffs[dataset].finish(len(frames))
+            else:
+                self._write_shape(dataset, len(frames))
         self.write("stop", self._run.compose_stop(exit_status=exit_status, reason=reason))
         self._file.close()
 
     def die(self) -> None:
         """The worker is gone: no stop document, the lock is free."""
         self._file.close()
+        for files in self._tiffs.values():
+            files.release()
 
     def acquired(self, dataset: str = "cam_a") -> np.ndarray:
         return np.array(self.frames[dataset])
+
+    def _make_tiff(self, dataset: str, planned: int) -> None:
+        facts = ImageFacts(self.uid, dataset, self.size, "uint16", ("z",), (planned,), pixel_um=0.5)
+        plan = DatasetPlan(name=dataset, camera=dataset, frames=planned, axis="z")
+        self._tiffs[dataset] = TiffFiles(self.layout.volumes, plan, facts)
+        self._tiffs[dataset].create()
+
+    def _write_pixels(self, dataset: str, index: int, frame: np.ndarray) -> None:
+        if self.form == "ome-tiff":
+            self._tiffs[dataset].write(index, frame, DirectBuffer())
+            return
+        chunk = self.volume(dataset) / "0" / "c" / str(index) / "0" / "0"
+        chunk.parent.mkdir(parents=True)
+        chunk.write_bytes(frame.tobytes())
 
     def _write_shape(self, dataset: str, n: int) -> None:
         array = self.volume(dataset) / "0"

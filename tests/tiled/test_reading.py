@@ -14,13 +14,25 @@ import pytest
 
 import queuescope
 from queuescope.agents import CatalogNotFoundError, catalog
+from queuescope.formats import Format
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "read-a-run.md"
 
 
 @pytest.fixture
 def run(stand: Any, acquire: Any) -> Any:
-    run = acquire(stand.layout, ("cam_a", "cam_b"), planned=4, size=(16, 24), metadata={"plan_name": "acquire_volume"})
+    return acquired(stand, acquire)
+
+
+@pytest.fixture
+def either(stand: Any, acquire: Any, volume_format: Format) -> Any:
+    """The same in each format."""
+    return acquired(stand, acquire, form=volume_format)
+
+
+def acquired(stand: Any, acquire: Any, **options: Any) -> Any:
+    metadata = {"plan_name": "acquire_volume"}
+    run = acquire(stand.layout, ("cam_a", "cam_b"), planned=4, size=(16, 24), metadata=metadata, **options)
     run.expose(4)
     run.stop()
     stand.courier.wait_for(f"run {run.uid} delivered")
@@ -50,7 +62,8 @@ def test_a_missing_address_or_key_says_what_to_do(tmp_path: Path) -> None:
         catalog(tmp_path)
 
 
-def test_databroker_reads_by_profile(stand: Any, run: Any, tmp_path: Path) -> None:
+def test_databroker_reads_by_profile(stand: Any, either: Any, tmp_path: Path) -> None:
+    run = either
     (tmp_path / "microscope.yml").write_text(f"microscope: {{uri: '{stand.url}'}}\n")
     script = (
         "import databroker\n"

@@ -217,9 +217,11 @@ def test_frames_that_no_document_tells_of_are_counted(tmp_path: Path) -> None:
     for name in ("run-1_cam_a", "run-1_cam_b", "run-10_cam_a"):
         (tmp_path / f"{name}.ome.zarr").mkdir()
     (tmp_path / "run-1_cam_a.frames.jsonl").write_text("{}\n{}\n{}\n")
+    (tmp_path / "run-1_cam_c.ome.tiff").touch()
+    (tmp_path / "run-1_cam_c.frames.jsonl").write_text("{}\n{}\n")
     (tmp_path / "run-10_cam_a.frames.jsonl").write_text("{}\n")
-    assert abandoned(path, tmp_path) == {"cam_a": 3, "cam_b": 0}
+    assert abandoned(path, tmp_path) == {"cam_a": 3, "cam_b": 0, "cam_c": 2}
     stop = close_orphan(path, tmp_path)
     assert stop is not None
-    assert stop["frames"] == {"cam_a": 3, "cam_b": 0}
+    assert stop["frames"] == {"cam_a": 3, "cam_b": 0, "cam_c": 2}
     assert is_complete(path)

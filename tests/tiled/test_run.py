@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from queuescope.agents import NapariMissingError, NoSuchDatasetError, NotOnThisMachineError, catalog
+from queuescope.formats import SUFFIXES, Format
 
 Open = Callable[..., Any]
 SIZE = (16, 24)
@@ -41,7 +42,18 @@ def opened() -> Iterator[Open]:
 
 @pytest.fixture
 def run(stand: Any, acquire: Any) -> Any:
-    run = acquire(stand.layout, ("cam_a", "cam_b"), planned=5, size=SIZE, metadata={"plan_name": "acquire_volume"})
+    return acquired(stand, acquire)
+
+
+@pytest.fixture
+def either(stand: Any, acquire: Any, volume_format: Format) -> Any:
+    """The same in each format."""
+    return acquired(stand, acquire, form=volume_format)
+
+
+def acquired(stand: Any, acquire: Any, **options: Any) -> Any:
+    metadata = {"plan_name": "acquire_volume"}
+    run = acquire(stand.layout, ("cam_a", "cam_b"), planned=5, size=SIZE, metadata=metadata, **options)
     run.expose(5)
     run.stop()
     stand.courier.wait_for(f"run {run.uid} delivered")
@@ -53,12 +65,13 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another computer: where Tiled opens the file there is nothing for us."""
     from queuescope.agents import _where
 
-    folder = _where._folder
-    monkeypatch.setattr(_where, "_folder", lambda uri: tmp_path / "not here" / folder(uri).name)
+    folder = _where.volume_of
+    monkeypatch.setattr(_where, "volume_of", lambda uri: tmp_path / "not here" / folder(uri).name)
 
 
-def test_frames_come_lazily_from_disk_on_the_same_machine(stand: Any, run: Any, opened: Open) -> None:
+def test_frames_come_lazily_from_disk_on_the_same_machine(stand: Any, either: Any, opened: Open) -> None:
     """R3.5 from disk on the same machine, by UID, with one call: no pixel and no question crosses HTTP."""
+    run = either
     runs = opened(stand.layout.data)
     found = runs[run.uid]
     frames = found.frames("cam_b")
@@ -71,16 +84,18 @@ def test_frames_come_lazily_from_disk_on_the_same_machine(stand: Any, run: Any, 
     assert runs.requests == []
 
 
-def test_by_address_the_file_is_used_once_it_is_known_to_be_the_same(stand: Any, run: Any, opened: Open) -> None:
+def test_by_address_the_file_is_used_once_it_is_known_to_be_the_same(stand: Any, either: Any, opened: Open) -> None:
     """R3.5, with the address only: one row through Tiled tells that the file at that path is the one."""
+    run = either
     found = opened(stand.url, stand.layout.key("agent"))[run.uid]
     assert found.path("cam_a") == run.volume("cam_a")
     np.testing.assert_array_equal(found.frames("cam_a").compute(), run.acquired("cam_a"))
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_elsewhere_frames_come_through_tiled(stand: Any, run: Any, opened: Open) -> None:
+def test_elsewhere_frames_come_through_tiled(stand: Any, either: Any, opened: Open) -> None:
     """R3.5 over Tiled elsewhere: the same lazy array."""
+    run = either
     found = opened(stand.url, stand.layout.key("observer"))[run.uid]
     frames = found.frames("cam_a")
     assert isinstance(frames, dask.array.Array)
@@ -210,7 +225,7 @@ def test_previews_are_the_same_from_disk_and_through_tiled(
     assert grey(here[0].png).shape == SIZE
     assert grey(here[-1].png).shape == (4, 6)
     assert np.corrcoef(grey(here[2].png).ravel(), run.acquired("cam_a").max(axis=0).ravel())[0, 1] > 0.99
-    monkeypatch.setattr("queuescope.agents._where._folder", lambda uri: Path("/nowhere"))
+    monkeypatch.setattr("queuescope.agents._where.volume_of", lambda uri: Path("/nowhere"))
     there = opened(stand.url, stand.layout.key("agent"))[run.uid]
     for options, local in zip(asked, here, strict=True):
         np.testing.assert_array_equal(grey(there.preview("cam_a", **options).png), grey(local.png))
@@ -290,16 +305,24 @@ def test_the_card_comes_even_where_a_frame_is_lost(stand: Any, run: Any, opened:
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 24), (2, 3, 8, 10)], ids=["three axes", "four axes"])
-def test_a_registered_file_is_read_by_uid_like_any_run(stand: Any, opened: Open, shape: tuple[int, ...]) -> None:
+def test_a_registered_file_is_read_by_uid_like_any_run(
+    stand: Any, opened: Open, shape: tuple[int, ...], volume_format: Format
+) -> None:
     """R3.3 an external file by UID: in the catalog, from disk and through Tiled."""
+    import tifffile
     import zarr
 
     from queuescope.server._register import Register, register
 
     pixels = np.random.default_rng(1).integers(0, 60000, shape, dtype="<u2")
-    relative = f"results/{len(shape)}.ome.zarr"
-    chunks = (1,) * (len(shape) - 2) + shape[-2:]
-    zarr.create_array(stand.layout.data / relative / "0", data=pixels, chunks=chunks, compressors=None)
+    relative = f"results/{len(shape)}{SUFFIXES[volume_format]}"
+    if volume_format == "ome-tiff":
+        (stand.layout.data / "results").mkdir(exist_ok=True)
+        described = {"axes": "TZYX"[-len(shape) :]}
+        tifffile.imwrite(stand.layout.data / relative, pixels, ome=True, metadata=described, compression="zlib")
+    else:
+        chunks = (1,) * (len(shape) - 2) + shape[-2:]
+        zarr.create_array(stand.layout.data / relative / "0", data=pixels, chunks=chunks, compressors=None)
     asked = Register(uri=f"data://DATA/{relative}", dataset="labels")
     uid, _ = register(stand.scope, stand.layout, asked, "admin")
     stand.courier.wait_for(f"run {uid} delivered")
