@@ -28,9 +28,9 @@ from queuescope.hardware import (
     UnknownNameError,
     connect,
 )
-from queuescope.hardware._ome_zarr import DatasetFiles
+from queuescope.hardware._ome_zarr import ZarrFiles
 from queuescope.layout import Layout
-from queuescope.reading import Volume
+from queuescope.reading import open_volume
 
 FRAMES = 40
 
@@ -62,7 +62,7 @@ def burst(*cameras: str, frames: int = FRAMES, rate_hz: float | None = None, **s
 
 
 def lines_of(state: RecordingState, dataset: str) -> list[dict[str, Any]]:
-    return Volume(Path(state.datasets[dataset].path)).lines()
+    return open_volume(Path(state.datasets[dataset].path)).lines()
 
 
 def checksums_hold(hardware: Any, state: RecordingState) -> None:
@@ -105,13 +105,13 @@ def test_a_disk_that_does_not_keep_up_ends_the_burst_before_a_frame_is_lost(
     pair: Any, follow: Callable[..., RecordingState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk stands still until MMCore's buffer is nearly full: the camera is stopped, and all that it gave is written."""
-    may_write, real = threading.Event(), DatasetFiles.write
+    may_write, real = threading.Event(), ZarrFiles.write
 
-    def slow(self: DatasetFiles, *args: Any) -> str:
+    def slow(self: ZarrFiles, *args: Any) -> str:
         assert may_write.wait(60)
         return real(self, *args)
 
-    monkeypatch.setattr(DatasetFiles, "write", slow)
+    monkeypatch.setattr(ZarrFiles, "write", slow)
     frames = 1000
     opened = recording(pair, frames, "first")
     state = pair.start_burst(opened.recording, burst("first", frames=frames, exposure_ms=1))

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from queuescope.agents._where import Whereabouts
 from queuescope.config import Scope, load_scope
 from queuescope.layout import Layout, Moved, frames_on_disk
-from queuescope.reading import RunLog, Volume
+from queuescope.reading import RunLog, open_volume
 from queuescope.scripts._archive import ArchiveError, age_s
 from queuescope.scripts._compress import CODECS, choose
 from queuescope.scripts.cli import complete_app
@@ -154,15 +154,15 @@ def test_a_codec_is_chosen_by_the_frames(layout: Layout, write_run: Callable[...
     """Plain zstd where images repeat themselves, shuffled blosc where they are noise in few bits; none where nothing helps."""
     noise = write_run(layout, brightest=40)
     noise.dataset("cam_a", frames=3, shape=(128, 128))
-    chosen = choose(Volume(noise.volume()))
+    chosen = choose(open_volume(noise.volume()))
     assert chosen is not None
     assert chosen.name.startswith("blosc")
     flat = write_run(layout, brightest=1)
     flat.dataset("cam_a", frames=1, shape=(128, 128))
-    assert choose(Volume(flat.volume())) is CODECS[0]
+    assert choose(open_volume(flat.volume())) is CODECS[0]
     full = write_run(layout)
     full.dataset("cam_a", frames=1, shape=(128, 128))
-    assert choose(Volume(full.volume())) is None
+    assert choose(open_volume(full.volume())) is None
 
 
 def test_a_black_frame_keeps_its_chunk(
@@ -243,7 +243,7 @@ def test_a_registered_file_is_compared_byte_by_byte(
     [dataset] = read_run(scope, layout, uid, None).datasets
     there = tmp_path / "archive/results/day 1/masks.ome.zarr"
     assert (dataset.uri, dataset.path) == (uri, str(there))
-    np.testing.assert_array_equal(np.asarray(Volume(there).stack()), pixels)
+    np.testing.assert_array_equal(np.asarray(open_volume(there).stack()), pixels)
     assert not (layout.data / "results/day 1/masks.ome.zarr").exists()
     assert register(scope, layout, Register(uri=uri, dataset="masks"), "admin") == (uid, False)
     refused = command("compress", uid)

@@ -16,7 +16,7 @@ import pytest
 
 from queuescope.config import Scope, load_scope
 from queuescope.layout import Layout
-from queuescope.reading import RunLog, Volume
+from queuescope.reading import RunLog, open_volume
 from queuescope.scripts._archive import NothingToDoError, move
 from queuescope.scripts._verify import verify
 
@@ -68,7 +68,7 @@ def check_whole(scope: Scope, layout: Layout, run: Any) -> Path:
     assert checked.ok, checked
     path = RunLog.read(layout, run.uid).datasets["cam_a"].path(layout, scope, "tiled")
     assert path is not None
-    np.testing.assert_array_equal(np.asarray(Volume(path).stack()), np.array(run.frames["cam_a"]))
+    np.testing.assert_array_equal(np.asarray(open_volume(path).stack()), np.array(run.frames["cam_a"]))
     return path.parent
 
 
