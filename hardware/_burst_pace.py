@@ -71,13 +71,17 @@ class BurstPace:
                 return
             capture.start()
             patience_s = 2 * max(exposure_s(self._scope, view.camera, view.settings) for view in views)
-            # The slowest camera may take as long as it likes for a frame, but not for ever for all of them.
-            limit_s = 4 * lasts_s + patience_s + self._scope.micromanager.call_timeout_s
-            whole = collector.collect(lambda: not capture.running, patience_s, limit_s)
+            silence_s = patience_s + self._scope.micromanager.call_timeout_s
+            whole = collector.collect(lambda: not capture.running, patience_s, silence_s=silence_s)
+            gone_silent = capture.running
         self._sequence = None
         missing = collector.missing()
         if missing is not None and whole:
-            why = "MMCore's buffer overflowed" if capture.overflowed else "the camera stopped before all were taken"
+            why = "the camera stopped before all were taken"
+            if capture.overflowed:
+                why = "MMCore's buffer overflowed"
+            elif gone_silent:
+                why = f"no frame came for {silence_s:g} s, and the camera was stopped"
             run.note(f"{missing}: {why}")
 
     def _at_a_steady_rate(self, run: Running[BurstProgram], position: dict[str, float], interval_s: float) -> None:

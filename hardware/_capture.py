@@ -5,6 +5,7 @@ Cameras of one core share its one buffer: their frames must be of one size, and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -208,7 +209,9 @@ class Collector:
     def complete(self) -> bool:
         return all(self.got[name] >= len(places) for name, places in self._places.items())
 
-    def collect(self, ended: Callable[[], bool], late_s: float, limit_s: float) -> bool:
+    def collect(
+        self, ended: Callable[[], bool], late_s: float, limit_s: float = math.inf, silence_s: float = math.inf
+    ) -> bool:
         """Until all frames are there, or no more will come; whether nobody ended it before.
 
         Parameters
@@ -219,6 +222,8 @@ class Collector:
             So long after the last frame, when it has ended, no more is expected; `LATE_S` comes on top.
         limit_s
             So long altogether.
+        silence_s
+            So long without a frame, whoever triggers.
         """
         began = news = looked = time.monotonic()
         over = False
@@ -239,7 +244,7 @@ class Collector:
             if not over and now - looked >= LOOK_S:
                 over, looked = ended(), now
                 news = now if over else news
-            if (over and now - news > LATE_S + late_s) or now - began > limit_s:
+            if (over and now - news > LATE_S + late_s) or now - began > limit_s or now - news > silence_s:
                 return True
             self._run.ending.wait(0.002)
         return True

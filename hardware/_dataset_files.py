@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,13 +51,23 @@ class DatasetFiles(Protocol):
         ...
 
     def write(self, index: int, frame: np.ndarray, buffer: DirectBuffer) -> str:
-        """Write one frame; returns its checksum, taken before writing, when the bytes are durable. Frames come in any order, and
+        """Write one frame; returns its checksum, taken before writing. `sync` makes it durable. Frames come in any order, and
         from several threads.
 
         Raises
         ------
         OSError
-            Where they could not be written.
+            Where it could not be written.
+        """
+        ...
+
+    def sync(self, indices: Sequence[int]) -> None:
+        """Make frames durable that were written: many cost little more than one.
+
+        Raises
+        ------
+        OSError
+            Where that can't be done: none of them counts.
         """
         ...
 

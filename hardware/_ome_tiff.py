@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,15 @@ class TiffFiles:
                 self._writing -= 1
                 raise
         try:
-            sync(self._written(self._layout.frame(index), pixels, buffer))
+            self._written(self._layout.frame(index), pixels, buffer)
         finally:
             with self._growing:
                 self._writing -= 1
         return checksum
+
+    def sync(self, indices: Sequence[int]) -> None:
+        """They are all in one file."""
+        sync(self._file)
 
     def append_line(self, line: dict[str, Any]) -> None:
         """Add a frame's line: it counts."""
@@ -160,17 +165,15 @@ class TiffFiles:
                 os.close(descriptor)
         self._file = self._straight = -1
 
-    def _written(self, offset: int, pixels: np.ndarray, buffer: DirectBuffer) -> int:
-        """The descriptor by which they were written."""
+    def _written(self, offset: int, pixels: np.ndarray, buffer: DirectBuffer) -> None:
         if self._straight >= 0:
             try:
                 write_at(self._straight, buffer.holding(pixels), offset, self.path)
-                return self._straight
+                return
             except OSError as error:
                 if error.errno not in NO_DIRECT:
                     raise  # else this file system takes no direct writes
         write_at(self._file, pixels.data.cast("B"), offset, self.path)
-        return self._file
 
     def _grow(self) -> None:
         """Room for one more block of frames, and its directories."""

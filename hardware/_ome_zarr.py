@@ -1,13 +1,14 @@
 """One dataset on disk: OME-Zarr 0.5, one uncompressed chunk file a frame, and a line in ``….frames.jsonl`` for each.
 
-A frame counts when its line is there, and its line is written when its bytes are durable: written to a hidden file,
-renamed, synced together with the folder's entry. The files are valid from the first moment.
+A frame counts when its line is there, and its line is written when its bytes are durable: written to a hidden file, renamed,
+synced together with the folder's entry and whatever was written meanwhile. The files are valid from the first moment.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import xxhash
 
 from ..formats import PAGE, SUFFIXES, Format, ImageFacts, ngff
 from ._dataset_files import FrameList
-from ._direct import NO_DIRECT, O_DIRECT, DirectBuffer, sync, write_all
+from ._direct import NO_DIRECT, O_DIRECT, DirectBuffer, sync, sync_all, write_all
 from ._surface import DatasetPlan
 from ._unfinished import Unfinished, drop_chunks, sync_folder, write_json
 
 PREPARED = 10_000
 """Folders of this many chunks are made beforehand; those of later ones when they come."""
+
+TOGETHER = 3
+"""From so many frames on, one commit of the whole file system is cheaper than a sync of each chunk and of its folder."""
 
 
 class ZarrFiles:
@@ -72,13 +76,7 @@ class ZarrFiles:
         write_json(self.path / "0" / "zarr.json", self._array(frames), durable)
 
     def write(self, index: int, frame: np.ndarray, buffer: DirectBuffer) -> str:
-        """Write one frame; returns its checksum, taken before writing, when the bytes are durable.
-
-        Raises
-        ------
-        OSError
-            Where they could not be written; no chunk of that name exists then.
-        """
+        """Write one frame; see `DatasetFiles`. No chunk of that name exists before its bytes are complete."""
         pixels = np.ascontiguousarray(frame, dtype=self.dtype)
         checksum = f"xxh3_128:{xxhash.xxh3_128_hexdigest(pixels.data.cast('B'))}"
         folder = self._folder(index)
@@ -88,18 +86,26 @@ class ZarrFiles:
                 folder.mkdir(parents=True)
                 sync_folder(folder.parent)
                 sync_folder(folder.parent.parent)
-            descriptor = self._written(draft, pixels, buffer)
-            try:
-                sync(descriptor)
-            finally:
-                os.close(descriptor)
+            os.close(self._written(draft, pixels, buffer))
             os.replace(draft, chunk)
-            sync_folder(folder)
         except OSError:
             draft.unlink(missing_ok=True)
             chunk.unlink(missing_ok=True)
             raise
         return checksum
+
+    def sync(self, indices: Sequence[int]) -> None:
+        """One after the other; from `TOGETHER` on all at once, where the system can do that."""
+        if len(indices) >= TOGETHER and sync_all(self.path):
+            return
+        for index in indices:
+            folder = self._folder(index)
+            descriptor = os.open(folder / "0", os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            try:
+                sync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_folder(folder)
 
     def append_line(self, line: dict[str, Any]) -> None:
         """Add a frame's line: it counts."""
