@@ -32,7 +32,7 @@ ECHOES = 100
 class Callbacks:
     """Publishes what MMCore tells, from its registration until `close`.
 
-    MMCore calls from threads of its own, a device at a time. Nothing here calls MMCore back from there.
+    MMCore calls from threads of its own, a device of a core at a time. Nothing here calls MMCore back from there.
     """
 
     def __init__(self, core: Core, scope: Scope, axes: Axes, events: Events, idle: Callable[[], bool]) -> None:
@@ -149,9 +149,7 @@ class Callbacks:
         for name in sorted(self._regrouped.copy()):
             self._regrouped.discard(name)
             try:
-                self._events.publish(
-                    "label", name, self._core.ask(name, self._core.mm.getCurrentConfig, self._groups[name])
-                )
+                self._events.publish("label", name, self._core.preset_in_place(name, self._groups[name]))
             except HardwareError as error:
                 log.debug("%s", error)
 

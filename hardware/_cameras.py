@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,11 +35,8 @@ class Frame:
 class Cameras:
     """All cameras of the scope, by name."""
 
-    def __init__(
-        self, core: Core, scope: Scope, lights: Lights, optics: Optics, own: Mapping[str, Core] | None = None
-    ) -> None:
-        """``own``: cores of cameras that have one of their own (`micromanager.core_per_camera`)."""
-        self._shared, self._own, self._scope, self._lights, self._optics = core, own or {}, scope, lights, optics
+    def __init__(self, core: Core, scope: Scope, lights: Lights, optics: Optics) -> None:
+        self._core, self._scope, self._lights, self._optics = core, scope, lights, optics
         self._cameras: dict[str, Camera] = scope.of_kind("camera")
         self._lock = threading.RLock()
         self._noted: dict[str, CameraState] = {}
@@ -61,7 +58,7 @@ class Cameras:
 
     def core(self, name: str) -> Core:
         """The core that this camera is loaded in."""
-        return self._own.get(name, self._shared)
+        return self._core.of(self.camera(name).label)
 
     def check_same_size(self, names: list[str]) -> None:
         """
@@ -288,14 +285,14 @@ class Cameras:
 
     @contextmanager
     def _current(self, name: str, patience_s: float | None = None) -> Iterator[None]:
-        """Hold MMCore's one current camera; ``patience_s`` is how long to wait while a frame is taken elsewhere."""
+        """Hold its core's one current camera; ``patience_s`` is how long to wait while a frame is taken elsewhere."""
         with self.current(name, self.camera(name).label, patience_s):
             yield
 
     @contextmanager
     def current(self, name: str, label: str, patience_s: float | None = None) -> Iterator[None]:
         """The same for the device with this label, called ``name``: a camera, or a multi-camera."""
-        core = self.core(name)
+        core = self._core.of(label)
         limit = self._exposure_s + (core.call_timeout_s if patience_s is None else patience_s)
         if not self._lock.acquire(timeout=limit):
             raise HardwareTimeout(

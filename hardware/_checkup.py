@@ -11,7 +11,6 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -20,6 +19,7 @@ from ..layout import Layout
 from ._errors import ConfigurationError, HardwareError
 from ._fit import firmware_limits
 from ._local import LocalHardware
+from ._mmcore import Core
 
 
 class Checkup(BaseModel):
@@ -52,13 +52,13 @@ def checkup(scope: Scope, layout: Layout) -> Checkup:
     try:
         state = hardware.state()
         readings = (state.positions, state.labels, state.values, state.cameras, state.lights)
-        mm = hardware._microscope._core.mm
-        firmware = {name: found for name, axis in scope.axes().items() if (found := firmware_limits(mm, axis))}
+        core = hardware._microscope._core
+        firmware = {name: found for name, axis in scope.axes().items() if (found := firmware_limits(core.mm, axis))}
         return Checkup(
             unread=state.errors,
             read=sum(len(part) for part in readings),
             firmware=firmware,
-            exposures=_exposures(mm, scope),
+            exposures=_exposures(core, scope),
             frame_bytes={n: c.width * c.height * (2 if c.dtype == "uint16" else 1) for n, c in state.cameras.items()},
             not_off={off.light: off.error or "" for off in hardware.lights_off(emission=True) if not off.off},
         )
@@ -66,9 +66,10 @@ def checkup(scope: Scope, layout: Layout) -> Checkup:
         hardware.close()
 
 
-def _exposures(mm: Any, scope: Scope) -> dict[str, tuple[float, float]]:
+def _exposures(core: Core, scope: Scope) -> dict[str, tuple[float, float]]:
     found = {}
     for name, camera in scope.of_kind("camera").items():
+        mm = core.of(camera.label).mm
         if mm.hasProperty(camera.label, "Exposure") and mm.hasPropertyLimits(camera.label, "Exposure"):
             low, high = (get(camera.label, "Exposure") for get in (mm.getPropertyLowerLimit, mm.getPropertyUpperLimit))
             found[name] = (low, high)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Scope
+from ..layout import Layout
 from ._errors import ConfigurationError, DeviceError
 from ._lines import fields_of, has_module, python_devices
 from ._mmcore import Core, discovered_installations
+from ._own_cores import own_labels, split
 from ._restart import first_lines
 
 log = logging.getLogger("queuescope.hardware")
@@ -77,22 +79,38 @@ def _adapter_files(folder: Path) -> Iterator[Path]:
         yield from folder.glob(pattern)
 
 
-def has_python_devices(scope: Scope) -> bool:
-    """Whether the scope's ``.cfg`` has Python devices; False where it can't be read, which `load_configuration` will tell."""
+def make_cores(scope: Scope, layout: Layout, adapters: Adapters) -> Core:
+    """The microscope's core, and one for each camera of `micromanager.core_per_camera`; nothing is loaded. Each logs into a
+    file of its own.
+    """
+    python, own = _python_labels(scope), own_labels(scope)
+
+    def make(log_name: str, has_python: bool) -> Core:
+        files = layout.services if has_python else None
+        return Core(adapters.folder, layout.logs / log_name, scope.micromanager.call_timeout_s, files)
+
+    core = make("mmcore.log", bool(python - set(own)))
+    for label, name in own.items():
+        core.take_in(label, make(f"mmcore-{name}.log", label in python))
+    return core
+
+
+def _python_labels(scope: Scope) -> set[str]:
+    """Python devices of the scope's ``.cfg``; none where it can't be read, which `load_configuration` will tell."""
     try:
         lines = scope.config_path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
-        return False
-    return any(True for _ in python_devices(lines))
+        return set()
+    return {label for _, label, _, _ in python_devices(lines)}
 
 
 def load_configuration(core: Core, scope: Scope, adapters: Adapters) -> None:
-    """Load the scope's ``.cfg`` without the startup entries that would touch lights or axes.
+    """Load the scope's ``.cfg`` without the startup entries that would touch lights or axes, each line into its device's core.
 
     Raises
     ------
     ConfigurationError
-        Where the file is missing, an adapter is missing, or MMCore refuses.
+        Where the file is missing, an adapter is missing, a camera can't have a core of its own, or MMCore refuses.
     """
     path = scope.config_path
     try:
@@ -105,12 +123,15 @@ def load_configuration(core: Core, scope: Scope, adapters: Adapters) -> None:
             value=str(path),
         ) from error
     _check_adapters(core, lines, path, adapters)
-    kept = _without_startup_motion(lines, scope)
+    parts = split(_without_startup_motion(lines, scope), scope)
     try:
-        if len(kept) == len(lines):
+        if len(parts.main) == len(lines):
             core.ask("configuration", core.mm.loadSystemConfiguration, str(path))
         else:
-            _load_lines(core, path.name, kept)
+            _load_lines(core, path.name, parts.main)
+        for label, own in core.own.items():
+            _load_lines(own, path.name, parts.own[label])
+        core.settle()
     except DeviceError as error:
         raise ConfigurationError(
             f"Micro-Manager could not load {path} with the adapters in {adapters.folder}: {error.__cause__}: check that each"

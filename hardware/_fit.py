@@ -35,7 +35,7 @@ def check_fit(core: Core, scope: Scope) -> None:
     ConfigurationError
         One line for each thing that doesn't fit. Fields ``thing`` (the first one's) and ``problems``.
     """
-    problems = [*_unsupported(scope), *_Fit(core, scope).problems(), *trigger_problems(core.mm, scope)]
+    problems = [*_unsupported(scope), *_Fit(core, scope).problems(), *trigger_problems(core, scope)]
     if not problems:
         warn_of_wider_firmware(core, scope)
     else:
@@ -46,15 +46,9 @@ def check_fit(core: Core, scope: Scope) -> None:
 
 def _unsupported(scope: Scope) -> Iterator[tuple[str, str]]:
     """What this version would not honour is refused rather than passed over."""
-    safety, mm = scope.safety, scope.micromanager
-    for interlock in safety.interlocks:
+    for interlock in scope.safety.interlocks:
         if scope.devices[interlock.device].kind not in ("property", "state"):
             yield "safety.interlocks", f"{interlock.device!r} must be a device of kind property or state"
-    for thing, asked in {
-        "micromanager.core_per_camera": mm.core_per_camera,
-    }.items():
-        if asked:
-            yield thing, "this version can't honour it yet, so it refuses to run without it: take it out knowingly"
 
 
 def firmware_limits(mm: Any, axis: Axis) -> tuple[float, float] | None:
@@ -97,7 +91,7 @@ def warn_of_wider_firmware(core: Core, scope: Scope) -> None:
 class _Fit:
     def __init__(self, core: Core, scope: Scope) -> None:
         self._core, self._mm, self._scope = core, core.mm, scope
-        self._loaded = [label for label in core.mm.getLoadedDevices() if label != "Core"]
+        self._loaded = core.loaded
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from self._devices()
@@ -222,8 +216,9 @@ class _Fit:
                 continue
             missing = list(self._property(f"{where}.power.property", power.label, power.property))
             yield from missing
-            if not missing and self._mm.hasPropertyLimits(power.label, power.property):
-                top = self._mm.getPropertyUpperLimit(power.label, power.property)
+            mm = self._core.of(power.label).mm
+            if not missing and mm.hasPropertyLimits(power.label, power.property):
+                top = mm.getPropertyUpperLimit(power.label, power.property)
                 asked = power.full_scale * power.limits_pct[1] / 100
                 if asked > top:
                     yield (
@@ -237,9 +232,10 @@ class _Fit:
         name = "RefreshPropertyValues"
         switches = (light.gate, light.emission) if light.verify == "refresh" else ()
         for label in dict.fromkeys(switch.label for switch in switches if switch is not None):
-            if label not in self._loaded or not self._mm.hasProperty(label, name):
+            mm = self._core.of(label).mm
+            if label not in self._loaded or not mm.hasProperty(label, name):
                 continue
-            if self._mm.getProperty(label, name) != "No":
+            if mm.getProperty(label, name) != "No":
                 continue
             yield (
                 f"{where}.verify",
@@ -300,13 +296,14 @@ class _Fit:
     def _property(
         self, where: str, label: str, name: str, values: tuple[str, ...] = (), writes: bool = True
     ) -> Iterator[tuple[str, str]]:
-        if not self._mm.hasProperty(label, name):
-            known = list(self._mm.getDevicePropertyNames(label))
+        mm = self._core.of(label).mm
+        if not mm.hasProperty(label, name):
+            known = list(mm.getDevicePropertyNames(label))
             yield where, f"{label!r} has no property {name!r}; it has {known}"
             return
-        if writes and self._mm.isPropertyReadOnly(label, name):
+        if writes and mm.isPropertyReadOnly(label, name):
             yield where, f"{label}.{name} is read only, so it can't be set"
-        allowed = list(self._mm.getAllowedPropertyValues(label, name))
+        allowed = list(mm.getAllowedPropertyValues(label, name))
         for value in values:
             if allowed and not any(same(one, value) for one in allowed):
                 yield where, f"{label}.{name} can't be {value!r}; it can be {allowed}"

@@ -21,7 +21,7 @@ from ..layout import Layout
 from ._axes import Axes
 from ._callbacks import Callbacks
 from ._cameras import Cameras
-from ._configuration import find_adapters, has_python_devices, load_configuration, load_first
+from ._configuration import find_adapters, load_configuration, load_first, make_cores
 from ._deadlines import LOADING_S
 from ._dose import DoseMeter
 from ._dose_state import DoseState
@@ -43,7 +43,7 @@ from ._interlocks import Interlocks
 from ._joysticks import Joysticks
 from ._kept import Kept
 from ._lights import Lights
-from ._mmcore import Core, import_mmcore
+from ._mmcore import import_mmcore
 from ._optics import Optics
 from ._ownership import Ownership
 from ._paces import pace_of
@@ -128,12 +128,7 @@ class Microscope(HandsOver):
         self._ownership = Ownership(layout, mode)
         try:
             self._adapters = find_adapters(scope)
-            self._core = Core(
-                self._adapters.folder,
-                layout.logs / "mmcore.log",
-                scope.micromanager.call_timeout_s,
-                layout.services if has_python_devices(scope) else None,
-            )
+            self._core = make_cores(scope, layout, self._adapters)
         except BaseException:
             self._ownership.release()
             raise

@@ -52,7 +52,9 @@ class Deadline:
 
 
 class Core:
-    """The one MMCore of this process."""
+    """An MMCore. A microscope has one, which knows those that single cameras have for themselves (`take_in`): what is asked for
+    a label is asked where that device is loaded.
+    """
 
     def __init__(self, adapters: Path, log_file: Path, call_timeout_s: float, python: Path | None = None) -> None:
         """``python``: the configuration has Python devices, whose files lie in this folder; see `_python_core`."""
@@ -77,24 +79,65 @@ class Core:
         self.call_timeout_s = call_timeout_s
         self.asking: dict[int, tuple[str, Callable[..., Any], float]] = {}
         """What each thread asks of MMCore now: the device, the function, since when (monotonic)."""
+        self.own: dict[str, Core] = {}
+        """Cores of single cameras, by the camera's label."""
+        self._home: dict[str, Core] = {}
+        """By label, the core of each device that is loaded in one of those."""
+
+    def take_in(self, label: str, own: Core) -> None:
+        """This camera is to have a core of its own. What hangs there is noticed here."""
+        own.asking = self.asking
+        self.own[label] = own
+
+    def settle(self) -> None:
+        """Find out what is loaded in the cameras' own cores."""
+        self._home = {label: own for own in self.own.values() for label in own.mm.getLoadedDevices() if label != "Core"}
+
+    def of(self, label: str) -> Core:
+        """The core in which this device is loaded."""
+        return self._home.get(label, self)
+
+    @property
+    def loaded(self) -> list[str]:
+        """Labels of all devices, those of the cameras' own cores last."""
+        return [label for label in self.mm.getLoadedDevices() if label != "Core"] + list(self._home)
 
     def close(self) -> None:
-        """Unload every device."""
-        self.mm.unloadAllDevices()
+        """Unload every device of every core. The first failure is raised at the end."""
+        self._home = {}
+        failed: Exception | None = None
+        for core in (*self.own.values(), self):
+            try:
+                core.mm.unloadAllDevices()
+            except _REFUSALS as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def listen(self, receiver: Any) -> None:
         """Tell MMCore's callbacks, those of Python devices included, to this object; None: to nobody any more."""
-        self.mm.registerCallback(receiver)
-        if self._python:
-            self._plus.tell(receiver)
+        for core in (self, *self.own.values()):
+            core.mm.registerCallback(receiver)
+            if core._python:
+                core._plus.tell(receiver)
 
     def preset(self, group: str, name: str) -> list[tuple[str, str, str]]:
         """Device, property and value of each entry of a configuration preset."""
         return [tuple(setting) for setting in self._plus.getConfigData(group, name)]
 
+    def preset_in_place(self, thing: str, group: str) -> str:
+        """The preset that fits what the group's devices read now, "" where none does."""
+        presets = {name: self.preset(group, name) for name in self.ask(thing, self.mm.getAvailableConfigs, group)}
+        keys = {(label, name) for entries in presets.values() for label, name, _ in entries}
+        if not any(label in self._home for label, _ in keys):
+            return str(self.ask(thing, self.mm.getCurrentConfig, group))
+        reads = {key: self.read(thing, *key) for key in keys}  # MMCore would ask itself for the other cores' devices
+        fitting = (n for n, entries in presets.items() if all(same(reads[lab, prop], v) for lab, prop, v in entries))
+        return next(fitting, "")
+
     def device_type(self, label: str) -> str:
         """``StageDevice``, ``CameraDevice`` …"""
-        return self._plus.getDeviceType(label).name
+        return self.of(label)._plus.getDeviceType(label).name
 
     def ask(self, thing: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call MMCore for the device named ``thing``.
@@ -128,7 +171,7 @@ class Core:
         """
         deadline = deadline or self.deadline()
         pause = 0.0005
-        while self.ask(thing, self.mm.deviceBusy, label):
+        while self.ask(thing, self.of(label).mm.deviceBusy, label):
             if deadline.passed:
                 raise HardwareTimeout(
                     f"{thing} ({label}) is still busy after {deadline.limit_s:.1f} s (micromanager.call_timeout_s and its"
@@ -141,7 +184,7 @@ class Core:
 
     def read(self, thing: str, label: str, name: str) -> str:
         """A property as its adapter gives it."""
-        return self.ask(thing, self.mm.getProperty, label, name)
+        return self.ask(thing, self.of(label).mm.getProperty, label, name)
 
     def read_number(self, thing: str, label: str, name: str) -> float:
         """A property that is a finite number.
@@ -162,7 +205,7 @@ class Core:
 
     def write(self, thing: str, label: str, name: str, value: str) -> str:
         """Write a property, wait for its device, return what it reads then."""
-        self.ask(thing, self.mm.setProperty, label, name, value)
+        self.ask(thing, self.of(label).mm.setProperty, label, name, value)
         self.wait(thing, label)
         return self.read(thing, label, name)
 
@@ -192,9 +235,10 @@ class Core:
         ReadbackError
             Where it does not.
         """
-        whole = self._plus.getPropertyType(label, name).name == "Integer"
+        core = self.of(label)
+        whole = core._plus.getPropertyType(label, name).name == "Integer"
         text = str(round(value)) if whole else f"{value:.6g}"
-        self.ask(thing, self.mm.setProperty, label, name, text)
+        self.ask(thing, core.mm.setProperty, label, name, text)
         self.wait(thing, label)
         got = self.read_number(thing, label, name)
         limit = max(tolerance, 0.5 if whole else 0.0)

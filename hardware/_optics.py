@@ -38,9 +38,9 @@ class Optics:
     def label(self, device: str) -> str:
         """The label in place."""
         part = self._known("state device", device, self._selectable)
-        mm = self._core.mm
-        ask = mm.getCurrentConfig if part.kind == "config_group" else mm.getStateLabel
-        return self._core.ask(device, ask, part.label)
+        if part.kind == "config_group":
+            return self._core.preset_in_place(device, part.label)
+        return str(self._core.ask(device, self._core.mm.getStateLabel, part.label))
 
     def select(self, device: str, label: str) -> str:
         """Turn to a labelled position, wait, return the label read back.

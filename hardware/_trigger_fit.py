@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from ..config import Scope
-from ._mmcore import same
+from ._mmcore import Core, same
 from ._spim_program import PIEZO_NEEDS, SCANNER_NEEDS
 
 Problem = tuple[str, str]
 
 
-def trigger_problems(mm: Any, scope: Scope) -> Iterator[Problem]:
+def trigger_problems(core: Core, scope: Scope) -> Iterator[Problem]:
     """The entry and what is wrong with it, for `Volume.trigger` tiger_spim."""
     controller = scope.volume.controller
     if scope.volume.trigger != "tiger_spim" or controller is None:
         return
-    loaded = [label for label in mm.getLoadedDevices() if label != "Core"]
+    loaded = core.loaded
     for where, label in (("hub", controller.hub), ("plogic", controller.plogic)):
         if label is not None and label not in loaded:
             yield f"volume.controller.{where}", f"the configuration has no device {label!r}; it has {loaded}"
     if controller.plogic in loaded:
-        yield from _needs(mm, "volume.controller.plogic", str(controller.plogic), ("SetCardPreset",))
+        yield from _needs(core, "volume.controller.plogic", str(controller.plogic), ("SetCardPreset",))
     if controller.outputs is not None:
         outputs = controller.outputs
         if outputs.label not in loaded:
@@ -31,23 +30,24 @@ def trigger_problems(mm: Any, scope: Scope) -> Iterator[Problem]:
                 f"the configuration has no device {outputs.label!r}; it has {loaded}",
             )
         else:
-            yield from _values(mm, "volume.controller.outputs", outputs.label, {outputs.property: outputs.none})
+            yield from _values(core, "volume.controller.outputs", outputs.label, {outputs.property: outputs.none})
             for name, light in scope.lights.items():
                 if light.output is not None:
-                    yield from _values(mm, f"lights.{name}.output", outputs.label, {outputs.property: light.output})
+                    yield from _values(core, f"lights.{name}.output", outputs.label, {outputs.property: light.output})
     for name, device in scope.of_kind("galvo", "stage", "camera").items():
         if device.view is None or device.label not in loaded:
             continue
         where = f"devices.{name}.label"
         if device.kind == "galvo":
-            yield from _needs(mm, where, device.label, SCANNER_NEEDS)
+            yield from _needs(core, where, device.label, SCANNER_NEEDS)
         elif device.kind == "stage":
-            yield from _needs(mm, where, device.label, PIEZO_NEEDS)
+            yield from _needs(core, where, device.label, PIEZO_NEEDS)
         elif device.external is not None:
-            yield from _values(mm, f"devices.{name}.external.properties", device.label, device.external.properties)
+            yield from _values(core, f"devices.{name}.external.properties", device.label, device.external.properties)
 
 
-def _needs(mm: Any, where: str, label: str, names: tuple[str, ...]) -> Iterator[Problem]:
+def _needs(core: Core, where: str, label: str, names: tuple[str, ...]) -> Iterator[Problem]:
+    mm = core.of(label).mm
     missing = [name for name in names if not mm.hasProperty(label, name)]
     if missing:
         yield (
@@ -57,8 +57,9 @@ def _needs(mm: Any, where: str, label: str, names: tuple[str, ...]) -> Iterator[
         )
 
 
-def _values(mm: Any, where: str, label: str, properties: dict[str, str]) -> Iterator[Problem]:
-    yield from _needs(mm, where, label, tuple(properties))
+def _values(core: Core, where: str, label: str, properties: dict[str, str]) -> Iterator[Problem]:
+    yield from _needs(core, where, label, tuple(properties))
+    mm = core.of(label).mm
     for name, value in properties.items():
         if mm.hasProperty(label, name):
             allowed = list(mm.getAllowedPropertyValues(label, name))

@@ -68,11 +68,6 @@ def refusal(folder: Path, make_scope: MakeScope, **edits: list[tuple[str, str]])
             "devices.laser_line.property",
             "belongs to a light, an axis, the objective",
         ),
-        (
-            ("process: own", "process: own\n  core_per_camera: [cam_a]"),
-            "micromanager.core_per_camera",
-            "can't honour it yet",
-        ),
     ],
 )
 def test_what_does_not_fit_is_named(
