@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,9 +12,10 @@ from ._axes import Axes
 from ._cameras import Cameras
 from ._capture import Capture, Collector
 from ._deadlines import exposure_s
+from ._dose import Account
 from ._lights import Lights
 from ._pace import Running
-from ._surface import BurstProgram
+from ._surface import BurstProgram, FrameSettings
 
 
 class BurstPace:
@@ -72,17 +74,28 @@ class BurstPace:
             capture.start()
             patience_s = 2 * max(exposure_s(self._scope, view.camera, view.settings) for view in views)
             silence_s = patience_s + self._scope.micromanager.call_timeout_s
-            whole = collector.collect(lambda: not capture.running, patience_s, silence_s=silence_s)
-            gone_silent = capture.running
+            affordable_s = self._affordable_s(settings, run.recording.account)
+            began = time.monotonic()
+            whole = collector.collect(lambda: not capture.running, patience_s, affordable_s, silence_s)
+            spent, gone_silent = time.monotonic() - began > affordable_s, capture.running
         self._sequence = None
         missing = collector.missing()
         if missing is not None and whole:
             why = "the camera stopped before all were taken"
             if capture.overflowed:
                 why = "MMCore's buffer overflowed"
+            elif spent:
+                why = f"its light was on for {affordable_s:.3g} s, which is all that the sample's budget has left"
             elif gone_silent:
                 why = f"no frame came for {silence_s:g} s, and the camera was stopped"
             run.note(f"{missing}: {why}")
+
+    def _affordable_s(self, settings: FrameSettings, account: Account) -> float:
+        """For how long the light may be on: a camera may take longer for its frames than their exposures."""
+        if settings.light is None:
+            return math.inf
+        power = self._lights.check(settings.light, settings.power_pct)
+        return self._lights.meter.rest(settings.light, account) / power if power > 0 else math.inf
 
     def _at_a_steady_rate(self, run: Running[BurstProgram], position: dict[str, float], interval_s: float) -> None:
         began = time.monotonic()

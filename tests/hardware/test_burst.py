@@ -292,6 +292,20 @@ def test_a_burst_counts_against_the_sample_s_budget(pair: Any) -> None:
     pair.set_sample(None, {})
 
 
+def test_a_burst_that_takes_longer_than_its_exposures_ends_with_the_budget(
+    pair: Any, follow: Callable[..., RecordingState]
+) -> None:
+    """The demo camera takes longer for a frame than 1 ms; the light goes off when the sample has had what it may have."""
+    frames = 290  # 29 % × s by their exposures, and 0.3 s of light may be had
+    pair.set_sample("embryo-8", {"lamp": 30.0})
+    opened = recording(pair, frames, "first")
+    state = follow(pair, pair.start_burst(opened.recording, burst("first", frames=frames, exposure_ms=1)))
+    assert state.phase == "failed"
+    assert "all that the sample's budget has left" in str(state.error)
+    assert not pair.light("lamp").on
+    pair.set_sample(None, {})
+
+
 def test_python_cameras_take_bursts_too(local: Any, follow: Callable[..., RecordingState]) -> None:
     """The demo diSPIM's cameras wait for the controller's triggers in volumes; here they run freely."""
     assert (SCOPES / "demo-dispim" / "scope.yml").exists()
