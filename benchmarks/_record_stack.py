@@ -72,11 +72,11 @@ class RecordStack:
     adapters: str
     peers_config: Path
 
-    @property
-    def hardware_pid(self) -> int:
+    def pid(self, part: str) -> int:
+        """Of one of the stack's processes."""
         runtime = self.layout.runtime()
         assert runtime is not None
-        return int(runtime["pids"]["hardware"])
+        return int(runtime["pids"][part])
 
     def run(self, plan: str, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Run a plan through the queue; its result, its start and its stop document.

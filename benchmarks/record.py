@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from ._machine import machine
 from ._record_peers import CAMERA_ALONE, WRITERS, peak_mb
 from ._record_stack import CAMERAS, RecordStack, delete_volumes, peer, record_stack
@@ -87,8 +89,10 @@ def cases(
 
 def recorder(stack: RecordStack, cameras: tuple[str, ...], frames: int, exposure_ms: float) -> dict[str, float]:
     """A queued burst."""
-    pid = stack.hardware_pid
+    pid = stack.pid("hardware")
     _forget_peak(pid)
+    worker = psutil.Process(stack.pid("worker"))
+    before = sum(worker.cpu_times()[:2])
     kwargs = {
         "frames": frames,
         "cameras": list(cameras),
@@ -96,12 +100,14 @@ def recorder(stack: RecordStack, cameras: tuple[str, ...], frames: int, exposure
     }
     result, begin, end = stack.run("burst", kwargs)
     total = sum(result["datasets"].values())
+    spent_s = sum(worker.cpu_times()[:2]) - before
     delete_volumes(stack.layout, begin["uid"])
     return {
         "frames_per_s": total / result["seconds"],
         "plan_frames_per_s": total / (end["time"] - begin["time"]),
         "dropped": frames * len(cameras) - total,
         "peak_mb": peak_mb(pid),
+        "worker_cpu_ms_per_frame": 1000 * spent_s / total,
     }
 
 
@@ -147,6 +153,7 @@ def _ratios(label: str, found: Numbers, exposure_ms: int, writers: tuple[str, ..
         / best,
         f"{label}recorder / disk{'' if exposure_ms else ' (goal 0.9)'}": median("queuescope") / median("disk"),
         f"{label}recorder of two cameras / disk{'' if exposure_ms else ' (goal 0.9)'}": median(both) / median("disk"),
+        f"{label}RunEngine's process, ms of CPU a frame (goal 0.2)": median("queuescope", "worker_cpu_ms_per_frame"),
         f"{label}peak memory beyond MMCore's buffer, MB (goal 300)": memory,
     }
     return ratios
