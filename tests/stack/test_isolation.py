@@ -140,7 +140,7 @@ def back(stack: Any, pid: int, since: float, within_s: float) -> float:
 
 
 FAULTS_AT_ONCE: list[Any] = [
-    pytest.param(crash, "z_stack", {"range_um": 100, "step_um": 0.5}, id="segfault in a stack"),
+    pytest.param(crash, "snap", {"camera": "cam_a", "n": 500}, id="segfault between two frames"),
     pytest.param(send(signal.SIGKILL), "acquire_volume", {"slices": 190}, id="kill -9 in a volume"),
 ]
 
@@ -171,7 +171,7 @@ def test_the_hardware_dies_in_a_run(frail: Any, fault: Any, plan: str, kwargs: d
     assert frail.runtime["pids"]["worker"] == pids["worker"]
 
 
-SHORT = {"z_stack": {"range_um": 1}, "acquire_volume": {"slices": 2}}
+SHORT = {"snap": {"camera": "cam_a", "n": 2}, "z_stack": {"range_um": 1}, "acquire_volume": {"slices": 2}}
 
 
 def test_the_hardware_freezes_in_a_run(frail: Any) -> None:
