@@ -1,7 +1,8 @@
 """The courier: follows the document logs and delivers them to Tiled, whenever Tiled is there.
 
-The logs are the truth. What has been delivered is asked of Tiled itself: a run whose entry has a stop document is done,
-every other one is replayed from its log. So nothing has to be remembered here, and a new, empty catalog fills itself.
+The logs are the truth. What has been delivered is asked of Tiled itself: a run whose entry has a stop document is done, one with
+a half-written entry goes on from there, and where that can't be, it is replayed from its log. So nothing has to be remembered
+here, and a new, empty catalog fills itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tiled.client.utils import ClientError
 
 from ._delivery import Delivery
 from ._documents import DocumentLog, DocumentLogError, abandoned, close_orphan, is_complete
+from ._entry import EntryDiffersError
 
 logger = logging.getLogger("queuescope.courier")
 
@@ -37,6 +39,8 @@ class _Run:
     log: Path
     started: float
     delivery: Delivery | None = None
+    anew: bool = False
+    """Its entry can't be gone on from: to be deleted first."""
     failures: int = 0
     not_before: float = 0.0
 
@@ -165,6 +169,9 @@ class Courier:
             except httpx.TransportError as error:
                 self._lose(error)
                 return max(0.0, self._connect_at - time.monotonic())
+            except EntryDiffersError as error:
+                logger.warning("run %s is delivered anew: %s", run_uid, error)
+                run.delivery, run.anew, pause = None, True, 0.0
             except Exception as error:  # one run that can't be delivered must not keep the others waiting
                 self._set_aside(run_uid, run, error)
         return pause
@@ -174,9 +181,12 @@ class Courier:
             del self._runs[run_uid]
             return
         if run.delivery is None:
-            if run_uid in self._started:
+            entry = None
+            if run_uid in self._started and run.anew:
                 self._delete(run_uid)
-            run.delivery = Delivery(DocumentLog(run.log), self._catalog)
+            elif run_uid in self._started:
+                entry = self._catalog[run_uid]
+            run.delivery, run.anew = Delivery(DocumentLog(run.log), self._catalog, entry), False
             self._started.add(run_uid)
         run.delivery.drain(self._stop.is_set)
         if run.delivery.exit_status is not None:
@@ -227,7 +237,7 @@ class Courier:
         self._connect_at = time.monotonic() + min(2.0, 0.25 * 2 ** min(self._connect_failures, 8))
 
     def _set_aside(self, run_uid: str, run: _Run, error: Exception) -> None:
-        run.delivery = None
+        run.delivery, run.anew = None, True
         run.failures += 1
         pause = min(LONGEST_PAUSE_S, 2.0**run.failures)
         run.not_before = time.monotonic() + pause

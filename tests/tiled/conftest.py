@@ -132,33 +132,45 @@ class Stand:
         return client
 
     def wait_announced(self, run: Acquisition, n: int) -> None:
-        """Wait until the catalog announces ``n`` frames of the run's first dataset.
+        """Wait until the catalog announces ``n`` frames of the run's first dataset."""
+        with self.subscribed(run) as lengths:
+            while lengths.get(timeout=PATIENCE_S) < n:
+                pass
 
-        A courier that starts again makes its half-written run anew; whoever subscribed to the old one a moment before hears
-        no more, and must subscribe again: from its first update on, as always.
+    @contextlib.contextmanager
+    def subscribed(self, run: Acquisition) -> Iterator[queue.Queue[int]]:
+        """What a live subscriber hears: the number of frames of the run's first dataset, at first as it is now.
+
+        Whoever subscribes to the whole catalog hears of a run from its first update on, unless Tiled has been started since:
+        what it streams it keeps in memory. So a dataset that is there is subscribed to by itself.
         """
-        deadline = time.monotonic() + PATIENCE_S
-        while not self._announced(run, n, PATIENCE_S / 6):
-            assert time.monotonic() < deadline, f"{n} frames of {run.uid} were not announced in {PATIENCE_S} s"
-
-    def _announced(self, run: Acquisition, n: int, quiet_s: float) -> bool:
-        """Whether ``n`` frames are announced; False after ``quiet_s`` without news."""
         from bluesky_tiled_plugins import subscribe_to_streams
 
+        dataset, client = next(iter(run.frames)), self.client()
         lengths: queue.Queue[int] = queue.Queue()
+        try:
+            node = client[run.uid]["primary"][dataset]
+        except KeyError:
 
-        def told(update: Any) -> None:
-            if update.run_uid == run.uid:
-                lengths.put(update.update.shape[0])
+            def told(update: Any) -> None:
+                if update.run_uid == run.uid:
+                    lengths.put(update.update.shape[0])
 
-        with (
-            subscribe_to_streams(self.client(), told, streams={"primary": next(iter(run.frames))}),
-            contextlib.suppress(queue.Empty),
-        ):
-            while lengths.get(timeout=quiet_s) < n:
-                pass
-            return True
-        return False
+            with subscribe_to_streams(client, told, streams={"primary": dataset}):
+                yield lengths
+            return
+
+        def heard(update: Any) -> None:
+            lengths.put(update.shape[0])
+
+        subscription = node.subscribe()
+        subscription.new_data.add_callback(heard)
+        subscription.start_in_thread()
+        try:
+            lengths.put(client[run.uid]["primary"][dataset].shape[0])
+            yield lengths
+        finally:
+            subscription.disconnect()
 
     def close(self) -> None:
         for client in self._clients:
@@ -185,8 +197,9 @@ class Acquisition:
         scalars: bool = True,
         metadata: dict[str, Any] | None = None,
         documents: Path | None = None,
+        spectrum: int = 0,
     ) -> None:
-        self.layout, self.size, self.scalars = layout, size, scalars
+        self.layout, self.size, self.scalars, self.spectrum = layout, size, scalars, spectrum
         self._random = np.random.default_rng()
         self.frames: dict[str, list[np.ndarray]] = {name: [] for name in datasets}
         self._run = event_model.compose_run(metadata={"plan_name": "test_volume", **(metadata or {})})
@@ -201,8 +214,10 @@ class Acquisition:
         }
         if scalars:
             data_keys["piezo_a"] = {"source": "piezo", "dtype": "number", "shape": [], "units": "um"}
-        self.descriptor = self._run.compose_descriptor(name="primary", data_keys=data_keys, hints={})
-        self.write("descriptor", self.descriptor.descriptor_doc)
+        if spectrum:
+            data_keys["spectrum"] = {"source": "s", "dtype": "array", "shape": [spectrum], "dtype_numpy": "<f8"}
+        self._data_keys = data_keys
+        self.configure()
         self._resources = {}
         for name in datasets:
             self._write_shape(name, planned)
@@ -215,6 +230,11 @@ class Acquisition:
             )
             self._resources[name] = resource
             self.write("stream_resource", resource.stream_resource_doc)
+
+    def configure(self) -> None:
+        """A descriptor: the stream's first, or one that tells of another configuration."""
+        self.descriptor = self._run.compose_descriptor(name="primary", data_keys=self._data_keys, hints={})
+        self.write("descriptor", self.descriptor.descriptor_doc)
 
     def volume(self, dataset: str) -> Path:
         return self.layout.volumes / f"{self.uid}_{dataset}.ome.zarr"
@@ -251,8 +271,10 @@ class Acquisition:
                 )
                 self.write("stream_datum", datum)
             if self.scalars:
-                position = positions[index] if positions else float(index)
-                event = self.descriptor.compose_event(data={"piezo_a": position}, timestamps={"piezo_a": time.time()})
+                data: dict[str, Any] = {"piezo_a": positions[index] if positions else float(index)}
+                if self.spectrum:
+                    data["spectrum"] = [float(index)] * self.spectrum
+                event = self.descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, time.time()))
                 self.write("event", event)
 
     def stop(self, exit_status: str = "success", reason: str = "") -> None:
