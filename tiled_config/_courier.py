@@ -30,6 +30,9 @@ RESCAN_S = 2.0
 """How often everything is looked at, whatever the file watcher says: orphans make no event."""
 LONGEST_PAUSE_S = 300.0
 """Between two attempts at a run that Tiled refuses."""
+PATIENCE = 4
+"""So often an entry is gone on with where Tiled answers with errors of its own; then it is made anew. When its database was
+away, each connection that it had kept fails once."""
 
 
 @dataclass
@@ -174,6 +177,9 @@ class Courier:
                 run.delivery, run.anew, pause = None, True, 0.0
             except Exception as error:  # one run that can't be delivered must not keep the others waiting
                 self._set_aside(run_uid, run, error)
+                if _is_tiled_s_fault(error):  # its database may be away, and then nothing is wrong with the run
+                    self._lose(error)
+                    return max(0.0, self._connect_at - time.monotonic())
         return pause
 
     def _deliver_run(self, run_uid: str, run: _Run) -> None:
@@ -189,6 +195,7 @@ class Courier:
             run.delivery, run.anew = Delivery(DocumentLog(run.log), self._catalog, entry), False
             self._started.add(run_uid)
         run.delivery.drain(self._stop.is_set)
+        run.failures = 0
         if run.delivery.exit_status is not None:
             logger.info(
                 "run %s delivered: %d documents, %d frames, %s",
@@ -237,13 +244,17 @@ class Courier:
         self._connect_at = time.monotonic() + min(2.0, 0.25 * 2 ** min(self._connect_failures, 8))
 
     def _set_aside(self, run_uid: str, run: _Run, error: Exception) -> None:
-        run.delivery, run.anew = None, True
         run.failures += 1
+        run.delivery, run.anew = None, run.failures > PATIENCE or not _is_tiled_s_fault(error)
         pause = min(LONGEST_PAUSE_S, 2.0**run.failures)
         run.not_before = time.monotonic() + pause
         logger.error(
             "run %s can't be delivered (attempt %d, next in %.0f s)", run_uid, run.failures, pause, exc_info=error
         )
+
+
+def _is_tiled_s_fault(error: Exception) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
 
 
 class TiledNotThere(Exception):

@@ -14,8 +14,9 @@ from event_model.documents import Event, EventDescriptor, StreamDatum
 from ._documents import DocumentLog
 from ._entry import Container, EntryDiffersError, HeldFrames, HeldRows, number_of_rows
 
-LONGEST_SILENCE_S = 1.0
-"""A fast run is written to the catalog at least this often; a slow one as soon as anything happens."""
+PERIOD_S = 0.5
+"""A fast run is written to the catalog this often; a slow one as soon as anything happens."""
+SHORTEST_PAUSE_S = 0.1
 LATEST_S = 30.0
 """An append whose sender died or gave up may still be carried out by then: rows are counted that long, and at the end."""
 _NEVER = 1_000_000_000
@@ -35,7 +36,8 @@ class _Writer(_RunWriter):
     """
 
     def __init__(self, client: Container) -> None:
-        super().__init__(client, batch_size=_NEVER)
+        # No array goes into a table, however short: SQLite has no lists.
+        super().__init__(client, batch_size=_NEVER, max_array_size=0)
         self._numbers: set[str] = set()
         self._rows: Counter[str] = Counter()
         """Events of the log so far, by stream."""
@@ -189,10 +191,11 @@ class Delivery:
                 return self.log.lines - before
         if self.exit_status is None and self.log.lines > before:
             self._writer.flush()
-            now = time.monotonic()
-            if now < self._doubtful_until:
+            if time.monotonic() < self._doubtful_until:
                 self._writer.check_rows()
-            self.due = now + min(LONGEST_SILENCE_S, 9 * (now - began))
+            now = time.monotonic()
+            took = now - began
+            self.due = now + min(9 * took, max(SHORTEST_PAUSE_S, PERIOD_S - took))
         return self.log.lines - before
 
 

@@ -6,12 +6,6 @@ from collections import Counter
 from typing import Any
 
 from event_model.documents import Event, StreamDatum
-from tiled.structures.core import StructureFamily
-from tiled.structures.data_source import DataSource
-from tiled.structures.table import TableStructure
-
-_ORDER = [{"column": name, "direction": "asc"} for name in ("seq_num", "time")]
-"""Of a table's rows when they are read: PostgreSQL gives them in no order of its own."""
 
 
 class EntryDiffersError(RuntimeError):
@@ -52,18 +46,6 @@ class Container:
         if child is not None:  # one without frames is false
             return child
         return self._node.new(structure_family, data_sources, key=key, **options)
-
-    def create_appendable_table(self, schema: Any, key: str, **options: Any) -> Any:
-        # Tiled's own sets no order.
-        parameters = {"order_by_args": _ORDER} if {"seq_num", "time"} <= set(schema.names) else {}
-        source = DataSource(
-            structure=TableStructure.from_schema(schema, 1),
-            structure_family=StructureFamily.table,
-            mimetype="application/x-tiled-sql-table",
-            parameters=parameters,
-        )
-        options = {"specs": [], **options}
-        return self.new(StructureFamily.table, [source], key=key, **options)
 
 
 class HeldRows:
