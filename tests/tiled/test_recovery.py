@@ -13,6 +13,7 @@ from typing import Any
 
 import event_model
 import numpy as np
+import pyarrow
 import pytest
 from tiled.queries import Key
 
@@ -39,32 +40,63 @@ def assert_there_once(stand: Any, run: Any) -> None:
     np.testing.assert_array_equal(client[run.uid]["primary/internal"].read()["seq_num"], np.arange(n) + 1)
 
 
+def entry_of(stand: Any, run: Any) -> int:
+    """Tiled's number for what the run's first dataset is in the catalog; another one where the entry was made anew."""
+    return int(stand.client()[run.uid]["primary"]["cam_a"].data_sources()[0].id)
+
+
 def test_tiled_killed_in_the_middle_of_a_run(shaky: Any, acquire: Any) -> None:
     shaky.have()
     run = acquire(shaky.layout, ("cam_a", "cam_b"), planned=10)
     run.expose(3)
     shaky.wait_announced(run, 3)
+    entry = entry_of(shaky, run)
     shaky.have(tiled=False)
     run.expose(4)
     shaky.courier.wait_for("Tiled can't be reached")
     shaky.have()
     shaky.wait_announced(run, 7)
+    assert entry_of(shaky, run) == entry, "the entry was made anew"
     run.expose(1)
     run.stop()
     shaky.courier.wait_for(f"run {run.uid} delivered: .* success")
     assert_there_once(shaky, run)
 
 
-def test_the_courier_killed_in_the_middle_of_a_run(shaky: Any, acquire: Any) -> None:
+def test_who_listens_to_a_run_hears_on_when_the_courier_is_killed(shaky: Any, acquire: Any) -> None:
+    """R3.4: the next courier goes on inside the entry; nobody has to subscribe again, and nothing comes twice."""
+    shaky.have()
+    run = acquire(shaky.layout, ("cam_a", "cam_b"), planned=10)
+    run.expose(3)
+    shaky.wait_announced(run, 3)
+    entry = entry_of(shaky, run)
+    with shaky.subscribed(run) as lengths:
+        heard = [lengths.get(timeout=60)]
+        for more in (2, 1):
+            shaky.have(courier=False)
+            run.expose(more)
+            shaky.have()
+            while heard[-1] < len(run.acquired()):
+                heard.append(lengths.get(timeout=60))
+        run.stop()
+        shaky.courier.wait_for(f"run {run.uid} delivered: .* success")
+    assert heard == sorted(heard)
+    assert entry_of(shaky, run) == entry, "the entry was made anew"
+    assert_there_once(shaky, run)
+
+
+def test_an_entry_that_differs_from_the_log_is_made_anew(shaky: Any, acquire: Any) -> None:
+    """The log is the truth, whatever the catalog holds of the run."""
     shaky.have()
     run = acquire(shaky.layout, ("cam_a", "cam_b"), planned=10)
     run.expose(3)
     shaky.wait_announced(run, 3)
     shaky.have(courier=False)
+    table = shaky.client("courier")[run.uid]["primary/internal"]
+    table.append_partition(0, pyarrow.Table.from_pandas(table.read().head(1), preserve_index=False))
     run.expose(2)
     shaky.have()
-    shaky.wait_announced(run, 5)
-    run.expose(1)
+    shaky.courier.wait_for(f"run {run.uid} is delivered anew: the catalog has 1 rows that are not")
     run.stop()
     shaky.courier.wait_for(f"run {run.uid} delivered: .* success")
     assert_there_once(shaky, run)
