@@ -20,7 +20,7 @@ __all__ = ["read_control", "router"]
 
 def __getattr__(name: str) -> Any:
     if name == "router":
-        from ._run_routes import router
+        from ._op_routes import router
 
         return router
     if name == "read_control":

@@ -86,12 +86,23 @@ def application(scope: Scope, layout: Layout) -> Guard:
             ) from None
         return [*queue.get("items", ()), queue.get("running_item") or {}]
 
+    async def resume() -> None:
+        from ._op_routes import operating
+
+        try:
+            await operating().dispatcher.resume()
+        except Exception:
+            logging.getLogger("queuescope.server").exception(
+                "what the server before this one left could not be resumed"
+            )
+
     return Guard(
         app,
         keys.caller_of,
         queue_items,
         require_key=scope.agents.require_key,
         agents_may=partial(agents_may, layout),
+        at_start=resume,
     )
 
 

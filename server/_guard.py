@@ -59,6 +59,8 @@ class Guard:
         The items of the queue and the running one.
     require_key
         Refuse an agent's plan without ``meta.op_key``.
+    at_start
+        Goes on beside the first requests, once the event loop runs.
     agents_may
         By route and body: refuses (with a `Problem`) what agents may not while a person has the microscope; returns what the
         body needs for the queue's lock.
@@ -71,7 +73,10 @@ class Guard:
         queue_items: QueueItems,
         require_key: bool,
         agents_may: AgentsMay = lambda route, payload: {},
+        at_start: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._at_start = at_start
+        self._starting: asyncio.Future[None] | None = None
         self._agents_may = agents_may
         self._app = app
         self._caller_of = caller_of
@@ -81,6 +86,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            if self._at_start is not None and self._starting is None:
+                self._starting = asyncio.ensure_future(self._at_start())
             await self._app(scope, receive, send)
             return
         try:

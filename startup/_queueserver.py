@@ -470,6 +470,19 @@ class ScopeManager(RunEngineManager):
             reply |= {"code": refusal.code, "errors": getattr(refusal, "errors", [])}
         return reply
 
+    async def _re_pause_handler(self, request: dict[str, Any]) -> Any:
+        return await self._of_item(super()._re_pause_handler, request)
+
+    async def _re_abort_handler(self, request: dict[str, Any]) -> Any:
+        return await self._of_item(super()._re_abort_handler, request)
+
+    async def _of_item(self, handler: Callable[[dict[str, Any]], Any], request: dict[str, Any]) -> Any:
+        """As upstream; with ``item_uid`` only while that item runs, so that nobody ends the next plan instead."""
+        running = self._plan_queue.get_running_item_info().get("item_uid")
+        if request.get("item_uid", running) != running:
+            return {"success": False, "msg": f"item {request['item_uid']} is not the one that runs ({running})"}
+        return await handler({name: value for name, value in request.items() if name != "item_uid"})
+
     async def _watchdog_enable(self) -> None:
         """The manager is about to serve: first what it left behind when it ended is settled."""
         self._settle()  # before anything else may start

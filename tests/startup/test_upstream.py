@@ -37,6 +37,8 @@ PINNED: dict[Callable[..., Any], str] = {
     RunEngineManager._queue_item_add_handler: "c8e2e8bccc3a163a",
     RunEngineManager._queue_item_add_batch_handler: "00816074e05a1f66",
     RunEngineManager._queue_item_update_handler: "377a1b777e669805",
+    RunEngineManager._re_pause_handler: "a5484445f505e76a",
+    RunEngineManager._re_abort_handler: "c99b6fa9dbb3d16c",
     RunEngineManager._watchdog_enable: "d59ae31f959d3faf",
     RunEngineManager._start_re_worker_task: "3e32a3ba8046e831",
     PlanQueueOperations.add_item_to_queue: "65bcceba63b48108",
