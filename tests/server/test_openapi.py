@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from queuescope.ledger import FAILURES
 from queuescope.server._access import ACCESS
 from queuescope.server._problems import CODES, Problem
 from queuescope.server.openapi import openapi
@@ -24,6 +25,12 @@ def test_the_reference_lists_every_code_with_its_status_and_retry() -> None:
     page = (DOCS / "reference" / "rest.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+ \| `\w+`) \|", page, re.MULTILINE))
     assert rows == {name: f"{code.status} | `{code.retry}`" for name, code in CODES.items()}
+
+
+def test_the_reference_lists_every_code_of_an_operation() -> None:
+    page = (DOCS / "reference" / "rest.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (same_key|after_fix|ask_person) \|", page, re.MULTILINE))
+    assert rows == FAILURES
 
 
 def test_every_route_of_ours_is_described() -> None:

@@ -1,4 +1,4 @@
-"""Operations on the whole stack: one acquisition for each key and attempt, whatever is edited, removed, requeued or killed. R1, R2."""
+"""Operations on the whole stack: one acquisition for each key and attempt, whatever is edited, requeued or killed: R1, R2."""
 
 from __future__ import annotations
 
@@ -74,6 +74,9 @@ def stopped(stack: Any) -> Iterator[Any]:
     """The manager, with a queue that starts nothing."""
     manager = stack.manager()
     manager.queue_autostart(False)
+    until(
+        lambda: manager.status(reload=True)["manager_state"] == "idle"
+    )  # a queue that runs goes on, without autostart too
     yield manager
     manager.queue_clear()
     manager.queue_autostart(True)
@@ -111,6 +114,7 @@ def test_an_operation_runs_once_and_is_replayed(stack: Any, agent: Agent) -> Non
     assert (start["item_uid"], start["user"], start["session_id"]) == (ended["item_uid"], "agent", "night")
     assert ended["result"]["run_uid"] == start["uid"]
     assert agent.submit(key, SNAP) == ended
+    stack.wait(ended["item_uid"])  # queueserver's history comes later than our answer
     history = stack.manager().history_get()["items"]
     assert [item["item_uid"] for item in history if item["meta"].get("op_key") == key] == [ended["item_uid"]]
     stock = {
@@ -212,10 +216,10 @@ def test_copies_of_an_item_do_not_run(stack: Any, agent: Agent, valkey: redis.Re
     key = "ops.copied-1"
     done = agent.submit(key, SNAP)
     ended = agent.ended(key)
-    history = stack.manager().history_get()["items"]
-    item = next(one for one in reversed(history) if one["item_uid"] == done["item_uid"])
+    item = stack.wait(done["item_uid"])
     copy = {name: value for name, value in item.items() if name != "result"}
     stack.manager().queue_autostart(False)
+    until(lambda: stack.manager().status(reload=True)["manager_state"] == "idle")
     for uid in (done["item_uid"], "00000000-requeued"):
         valkey.rpush(QUEUE, json.dumps({**copy, "item_uid": uid}))
     kill_manager(stack)  # it reads the queue anew
@@ -262,10 +266,7 @@ def test_what_the_queue_store_lost_is_queued_again_once(
 def test_a_manager_that_is_killed_over_a_running_plan_loses_nothing(stack: Any, agent: Agent) -> None:
     """R1.4, R2.6: the plan goes on, and its end is told once."""
     key = "ops.manager-1"
-    agent.submit(
-        key,
-        {"plan": "z_stack", "kwargs": {"range_um": 20, "step_um": 1, "channels": [{"name": "gfp", "exposure_ms": 50}]}},
-    )
+    agent.submit(key, {**LONG, "kwargs": {**LONG["kwargs"], "range_um": 20, "step_um": 1}})
     until(lambda: agent.get(key)["run_uids"])
     os.kill(stack.runtime["pids"]["manager"], signal.SIGKILL)
     ended = agent.ended(key)
