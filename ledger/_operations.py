@@ -334,8 +334,9 @@ class Operations:
         marks = ", ".join("?" * len(ACTIVE))
         with self._ledger.connect() as connection:
             rows = connection.execute(
-                f"SELECT {COLUMNS} FROM attempts AS a JOIN operations AS o ON a.operation = o.id AND a.attempt = o.attempt"
-                f" WHERE a.state IN ({marks}) ORDER BY o.id",
+                f"SELECT {COLUMNS} FROM attempts AS a INDEXED BY attempts_by_state"
+                " CROSS JOIN operations AS o ON a.operation = o.id AND a.attempt = o.attempt"
+                f" WHERE a.state IN ({marks}) ORDER BY a.operation",
                 ACTIVE,
             )
             return [operation_of(row) for row in rows]

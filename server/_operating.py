@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import to_thread
 
-from ..ledger import Approvals, Body, Ledger, Operation, OperationError, Operations, State, bell, bell_socket
+from ..ledger import Approvals, Body, Events, Ledger, Operation, OperationError, Operations, State, bell, bell_socket
 from ._context import Context
 from ._control import agents_may
 from ._dispatcher import Dispatcher
@@ -19,12 +21,14 @@ from ._op_models import OperationPage, OperationView, Submit
 from ._op_views import views
 from ._problems import Problem
 from ._rate import Rate
-from ._wakes import Wakes
+from ._wakes import ANY, RECHECK_S, Wakes
 
 T = TypeVar("T")
 
 MAX_BODY = 256 * 1024
 """Bytes of an operation's parameters."""
+AT_ONCE = 200
+"""Events read at once; a client that is slow holds back no more than these."""
 
 
 class Operating:
@@ -35,6 +39,7 @@ class Operating:
         self._context = context
         self._operations = Operations(ledger, bell(context.layout))
         self._approvals = Approvals(ledger)
+        self._events = Events(ledger)
         self._wakes = Wakes(bell_socket(context.layout))
         self.dispatcher = Dispatcher(context, self._operations, self._wakes)
         self._rate = Rate()
@@ -71,6 +76,23 @@ class Operating:
                 if operation.ended or left <= 0:
                     return await self._view(operation)
                 await news.wait(left)
+
+    async def events(
+        self, key: str | None, cursor: int | None, gone: asyncio.Future[None]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """What happens to one operation, or to all, after a cursor (None: from now on), until ``gone``. In order, each once."""
+        server_id = self._context.server_id()
+        with self._wakes.listening(key or ANY) as news:
+            here = await to_thread.run_sync(self._events.last) if cursor is None else cursor
+            while not gone.done():
+                found = await to_thread.run_sync(self._events.after, here, key, AT_ONCE)
+                for event in found:
+                    here = event.cursor
+                    yield {"server_id": server_id, **asdict(event)}
+                if not found:
+                    waiting = asyncio.ensure_future(news.wait(RECHECK_S))
+                    await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+                    waiting.cancel()
 
     async def page(self, after: int, limit: int, state: State | None) -> OperationPage:
         found = await to_thread.run_sync(self._operations.page, after, limit, state)

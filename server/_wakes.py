@@ -12,6 +12,10 @@ RECHECK_S = 5.0
 """A ring that was lost costs its waiter no more than this."""
 
 
+ANY = ""
+"""Stands for every operation."""
+
+
 class News:
     """Something may have changed since it was last looked at."""
 
@@ -70,5 +74,5 @@ class Wakes(asyncio.DatagramProtocol):
         self._ring(data.decode(errors="replace"))
 
     def _ring(self, key: str) -> None:
-        for news in self._waiting.get(key, ()):
+        for news in (*self._waiting.get(key, ()), *self._waiting.get(ANY, ())):
             news.ring()

@@ -43,6 +43,8 @@ EXPECTED: dict[str, set[str]] = {
     "POST /api/ops": NOT_OBSERVER,
     "GET /api/ops/{key}": ALL,
     "HEAD /api/ops/{key}": ALL,
+    "WS /api/ops/ws": ALL,
+    "POST /api/tickets": ALL,
     "POST /api/ops/{key}/cancel": NOT_OBSERVER,
     "POST /api/ops/{key}/retry": NOT_OBSERVER,
     "GET /api/runs/{uid}": ALL,
