@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -170,22 +169,25 @@ def show_run(
     layout = Layout(data)
     rest = Rest.of(layout, running(layout))
     try:
-        operation = Operations(Ledger(layout.ledger_db)).by_key(uid_or_key)
-        uids = [uid_or_key] if operation is None else operation.run_uids
+        known = Operations(Ledger(layout.ledger_db)).by_key(uid_or_key) is not None
+        operation = rest.get(f"/api/ops/{uid_or_key}") if known else None
+        uids = [uid_or_key] if operation is None else operation["run_uids"]
         runs = [rest.get(f"/api/runs/{uid}") for uid in uids]
     except RestError as error:
         fail(str(error))
     if as_json:
-        print_json(runs[0] if operation is None else {**asdict(operation), "runs": runs})
+        print_json(runs[0] if operation is None else {**operation, "runs": runs})
         return
     if operation is not None:
-        show.print(f"operation   [bold]{escape(uid_or_key)}[/]  {operation.body.plan} {operation.state}")
-        if operation.error is not None:
-            show.print(f"error       {escape(operation.error.detail)}")
+        show.print(f"operation   [bold]{escape(uid_or_key)}[/]  {operation['plan']} {operation['state']}")
+        if operation["hold"] is not None:
+            show.print(f"waits       {escape(operation['hold']['detail'])}")
+        if operation["error"] is not None:
+            show.print(f"error       {escape(operation['error']['detail'])}")
     for found in runs:
         print_run(found)
-    if operation is not None and operation.result is not None:
-        show.print("[bold]result[/]", Pretty(operation.result), soft_wrap=False)
+    if operation is not None and operation["result"] is not None:
+        show.print("[bold]result[/]", Pretty(operation["result"]), soft_wrap=False)
 
 
 def print_run(found: dict[str, Any]) -> None:

@@ -211,6 +211,25 @@ def test_what_a_stock_client_edits_does_not_run(stack: Any, agent: Agent, stoppe
     assert starts(stack, key) == []
 
 
+def test_the_terminal_lists_shows_and_cancels(stack: Any, agent: Agent) -> None:
+    """DESIGN, CLI: `ops`, `show KEY`, `cancel KEY`; the same JSON as over REST."""
+    key = "ops.terminal-1"
+    agent.submit(key, LONG)
+    until(lambda: agent.get(key)["run_uids"])
+    cancelled = stack.command("cancel", key, "--json")
+    assert cancelled.returncode == 0, cancelled.stderr
+    ended = agent.get(key)
+    assert json.loads(cancelled.stdout) == ended
+    assert ended["state"] == "cancelled"
+    listed = json.loads(stack.command("ops", "--json", "--last", "1", "--state", "cancelled").stdout)
+    assert listed == [ended]
+    shown = json.loads(stack.command("show", key, "--json").stdout)
+    assert {name: shown[name] for name in ended} == ended
+    assert [run["uid"] for run in shown["runs"]] == ended["run_uids"]
+    assert key in stack.command("ops").stdout
+    assert stack.command("cancel", "nobodys-1").returncode == 1
+
+
 def test_copies_of_an_item_do_not_run(stack: Any, agent: Agent, valkey: redis.Redis) -> None:
     """R1.5: neither one that queueserver puts back under a new UID, nor one that a queue store brings back as it was."""
     key = "ops.copied-1"
