@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 from ._approvals import READS_ONLY, Approval, ApprovalError, Approvals, waits_for_approval
+from ._bell import Ring, bell, bell_socket
+from ._body import Body
 from ._control import Control, before_control, read_control, write_control
+from ._events import Event, Events
 from ._holds import Hold, HoldReason
 from ._items import meta_of
-from ._ledger import Execution, Ledger
+from ._ledger import Ledger
+from ._operation import ACTIVE, ENDS, FAILURES, WAITING, Failure, Operation, OperationError, Retry, State
+from ._operations import KEEP_S, Operations
 from ._room import Room, Waits, room_for
 from ._samples import SampleRecord, Samples
 
 __all__ = [
+    "ACTIVE",
+    "ENDS",
+    "FAILURES",
+    "KEEP_S",
     "READS_ONLY",
+    "WAITING",
     "Approval",
     "ApprovalError",
     "Approvals",
+    "Body",
     "Control",
-    "Execution",
+    "Event",
+    "Events",
+    "Failure",
     "Hold",
     "HoldReason",
     "Ledger",
+    "Operation",
+    "OperationError",
+    "Operations",
+    "Retry",
+    "Ring",
     "Room",
     "SampleRecord",
     "Samples",
+    "State",
     "Waits",
     "before_control",
+    "bell",
+    "bell_socket",
     "meta_of",
     "read_control",
     "room_for",

@@ -1,102 +1,41 @@
-"""Executions in SQLite: written by the worker before a plan starts and when it ends, read by everybody.
+"""The ledger: one SQLite file, written by the router, the manager and the worker, read by everybody.
 
-The file survives every restart and doesn't depend on queueserver's history, which loses what this keeps: results of plans
-and the runs of a plan whose worker died.
+It survives every restart and doesn't depend on queueserver's history, which loses what this keeps: results of plans and the runs
+of a plan whose worker died. What is in it is on disk when the call that wrote it returns (WAL, synchronous FULL).
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sqlite3
-import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-_FIRST = """
-CREATE TABLE executions (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    item_uid TEXT NOT NULL UNIQUE,
-    op_key TEXT,
-    attempt INTEGER NOT NULL,
-    plan TEXT NOT NULL,
-    kwargs TEXT NOT NULL,
-    user TEXT NOT NULL,
-    user_group TEXT NOT NULL,
-    state TEXT NOT NULL,
-    run_uids TEXT NOT NULL DEFAULT '[]',
-    result TEXT,
-    error TEXT,
-    started_at REAL NOT NULL,
-    finished_at REAL
-);
-CREATE INDEX executions_by_key ON executions (op_key);
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-"""
-_PEOPLE = """
-CREATE TABLE approvals (
-    item_uid TEXT NOT NULL,
-    body TEXT NOT NULL,
-    op_key TEXT,
-    plan TEXT NOT NULL,
-    kwargs TEXT NOT NULL,
-    sample_id TEXT,
-    user_group TEXT NOT NULL,
-    asked_at REAL NOT NULL,
-    state TEXT NOT NULL DEFAULT 'pending',
-    decided_by TEXT,
-    reason TEXT,
-    decided_at REAL,
-    PRIMARY KEY (item_uid, body)
-);
-CREATE INDEX approvals_by_kind ON approvals (user_group, plan, state);
-CREATE TABLE samples (
-    id TEXT PRIMARY KEY,
-    facts TEXT NOT NULL,
-    opened_by TEXT NOT NULL,
-    opened_at REAL NOT NULL,
-    closed_by TEXT,
-    closed_at REAL
-);
-"""
-_STEPS = (_FIRST, _PEOPLE)
-"""What makes each version of the file out of the one before."""
-SCHEMA_VERSION = len(_STEPS)
+from ._body import digest_of_columns
+from ._schema import STEPS, statements
 
+SCHEMA_VERSION = len(STEPS)
 
-@dataclass(frozen=True)
-class Execution:
-    """One start of a plan."""
-
-    item_uid: str
-    op_key: str | None
-    attempt: int
-    plan: str
-    kwargs: dict[str, Any]
-    user: str
-    user_group: str
-    state: str
-    """``running paused succeeded failed cancelled interrupted``."""
-    run_uids: tuple[str, ...]
-    result: Any
-    error: str | None
-    started_at: float
-    finished_at: float | None
+_KEPT = 4
+"""Connections that stay open for the next caller. The last one to close would write the whole log back."""
 
 
 class Ledger:
-    """Opens the file, making it where there is none. Safe to use from several processes and threads."""
+    """Opens the file, making it where there is none. Safe to use from several processes and threads, not over a fork."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        weakref.finalize(self, _close, self._idle)
         with self.connect() as connection:
             if _version(connection) < SCHEMA_VERSION:
                 connection.execute("PRAGMA journal_mode = WAL")  # kept in the file
+                connection.create_function("body_of", 2, digest_of_columns, deterministic=True)
                 connection.execute("BEGIN IMMEDIATE")
-                for step in _STEPS[_version(connection) :]:  # none where another process was first
-                    for statement in step.split(";"):
+                for step in STEPS[_version(connection) :]:  # none where another process was first
+                    for statement in statements(step):
                         connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {max(SCHEMA_VERSION, _version(connection))}")
             if (version := _version(connection)) != SCHEMA_VERSION:
@@ -107,70 +46,33 @@ class Ledger:
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
-        """A connection whose work is committed at the end, on disk when that returns."""
-        connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
-        connection.row_factory = sqlite3.Row
+        """A connection whose work is committed at the end, on disk when that returns; undone where an error comes out."""
+        connection = self._idle.pop() if self._idle else self._open()
         try:
-            connection.execute("PRAGMA synchronous = FULL")
             yield connection
             if connection.in_transaction:
                 connection.execute("COMMIT")
-        finally:
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._idle) < _KEPT:
+            self._idle.append(connection)
+        else:
             connection.close()
 
-    def start(
-        self,
-        *,
-        item_uid: str,
-        op_key: str | None,
-        attempt: int,
-        plan: str,
-        kwargs: dict[str, Any],
-        user: str,
-        user_group: str,
-    ) -> None:
-        """Record that a plan starts now."""
-        with self.connect() as connection:
-            connection.execute(
-                "INSERT INTO executions (item_uid, op_key, attempt, plan, kwargs, user, user_group, state, started_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, 'running', ?)",
-                (item_uid, op_key, attempt, plan, json.dumps(kwargs), user, user_group, time.time()),
-            )
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def add_run(self, item_uid: str, run_uid: str) -> None:
-        """Record a run at its opening, so that it is known even if the worker dies in it."""
-        with self.connect() as connection:
-            connection.execute(
-                "UPDATE executions SET run_uids = json_insert(run_uids, '$[#]', ?) WHERE item_uid = ?",
-                (run_uid, item_uid),
-            )
-
-    def set_state(self, item_uid: str, state: str, *, result: Any = None, error: str | None = None) -> None:
-        """Record ``running``, ``paused`` or an end; an end carries the plan's result or the error."""
-        finished = None if state in ("running", "paused") else time.time()
-        with self.connect() as connection:
-            connection.execute(
-                "UPDATE executions SET state = ?, result = ?, error = ?, finished_at = ? WHERE item_uid = ?",
-                (state, None if result is None else json.dumps(result), error, finished, item_uid),
-            )
-
-    def by_item(self, item_uid: str) -> Execution | None:
-        return self._one("item_uid = ?", item_uid)
-
-    def by_key(self, op_key: str) -> Execution | None:
-        """The last attempt of an operation."""
-        return self._one("op_key = ?", op_key)
-
-    def by_run(self, run_uid: str) -> Execution | None:
-        return self._one("EXISTS (SELECT 1 FROM json_each(run_uids) WHERE value = ?)", run_uid)
-
-    def _one(self, condition: str, value: str) -> Execution | None:
-        with self.connect() as connection:
-            row = connection.execute(
-                f"SELECT * FROM executions WHERE {condition} ORDER BY id DESC LIMIT 1",
-                (value,),
-            ).fetchone()
-        return None if row is None else _execution(row)
+    def close(self) -> None:
+        """Close what is open; it opens again by itself."""
+        _close(self._idle)
 
     def next_scan_id(self) -> int:
         """The next run number: 1, 2, 3 … over all restarts."""
@@ -181,23 +83,11 @@ class Ledger:
         return int(value)
 
 
+def _close(connections: list[sqlite3.Connection]) -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            connections.pop().close()
+
+
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _execution(row: sqlite3.Row) -> Execution:
-    return Execution(
-        item_uid=row["item_uid"],
-        op_key=row["op_key"],
-        attempt=row["attempt"],
-        plan=row["plan"],
-        kwargs=json.loads(row["kwargs"]),
-        user=row["user"],
-        user_group=row["user_group"],
-        state=row["state"],
-        run_uids=tuple(json.loads(row["run_uids"])),
-        result=None if row["result"] is None else json.loads(row["result"]),
-        error=row["error"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-    )

@@ -12,7 +12,7 @@ from rich.pretty import Pretty
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..layout import Layout
-from ..ledger import Ledger, read_control
+from ..ledger import Ledger, Operations, read_control
 from . import _operation
 from ._operation import Outcome
 from ._rest import Rest, RestError
@@ -119,8 +119,8 @@ def run(
         runs = [rest.get(f"/api/runs/{uid}") for uid in outcome.run_uids]
     except RestError as error:
         fail(f"{plan} {outcome.exit_status} (runs {', '.join(outcome.run_uids)}), but: {error}")
-    execution = Ledger(layout.ledger_db).by_item(outcome.item_uid)
-    result = execution.result if execution is not None else None
+    operation = Operations(Ledger(layout.ledger_db)).by_item(outcome.item_uid)
+    result = operation.result if operation is not None else None
     if as_json:
         print_json({**vars(outcome), "result": result, "runs": runs, "seconds": seconds})
     else:
@@ -169,22 +169,25 @@ def show_run(
     layout = Layout(data)
     rest = Rest.of(layout, running(layout))
     try:
-        execution = Ledger(layout.ledger_db).by_key(uid_or_key)
-        uids = [uid_or_key] if execution is None else execution.run_uids
+        known = Operations(Ledger(layout.ledger_db)).by_key(uid_or_key) is not None
+        operation = rest.get(f"/api/ops/{uid_or_key}") if known else None
+        uids = [uid_or_key] if operation is None else operation["run_uids"]
         runs = [rest.get(f"/api/runs/{uid}") for uid in uids]
     except RestError as error:
         fail(str(error))
     if as_json:
-        print_json(runs[0] if execution is None else {**vars(execution), "runs": runs})
+        print_json(runs[0] if operation is None else {**operation, "runs": runs})
         return
-    if execution is not None:
-        show.print(f"operation   [bold]{escape(uid_or_key)}[/]  {execution.plan} {execution.state}")
-        if execution.error:
-            show.print(f"error       {escape(execution.error)}")
+    if operation is not None:
+        show.print(f"operation   [bold]{escape(uid_or_key)}[/]  {operation['plan']} {operation['state']}")
+        if operation["hold"] is not None:
+            show.print(f"waits       {escape(operation['hold']['detail'])}")
+        if operation["error"] is not None:
+            show.print(f"error       {escape(operation['error']['detail'])}")
     for found in runs:
         print_run(found)
-    if execution is not None and execution.result is not None:
-        show.print("[bold]result[/]", Pretty(execution.result), soft_wrap=False)
+    if operation is not None and operation["result"] is not None:
+        show.print("[bold]result[/]", Pretty(operation["result"]), soft_wrap=False)
 
 
 def print_run(found: dict[str, Any]) -> None:

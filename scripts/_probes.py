@@ -135,7 +135,8 @@ def http_request(url: str, key: str | None = None, body: Any = None, timeout_s: 
         headers["Content-Type"] = "application/json"
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
     try:
-        connection.request("GET" if body is None else "POST", parts.path, content, headers)
+        target = parts._replace(scheme="", netloc="").geturl()
+        connection.request("GET" if body is None else "POST", target, content, headers)
         response = connection.getresponse()
         answer = response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -252,6 +252,7 @@ def complete_app() -> typer.Typer:
         _doctor_command,
         _export_command,
         _init_command,
+        _op_commands,
         _people_commands,
         _plan_commands,
         _safety_commands,
@@ -261,6 +262,7 @@ def complete_app() -> typer.Typer:
 
     for commands in (
         _plan_commands,
+        _op_commands,
         _safety_commands,
         _people_commands,
         _sample_commands,

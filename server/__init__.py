@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from ..ledger import read_control
 
     router: APIRouter
+    events_router: APIRouter
 
-__all__ = ["read_control", "router"]
+__all__ = ["events_router", "read_control", "router"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "router":
-        from ._run_routes import router
+    if name in ("router", "events_router"):
+        from . import _event_routes
 
-        return router
+        return getattr(_event_routes, name)
     if name == "read_control":
         from ..ledger import read_control
 

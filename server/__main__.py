@@ -65,6 +65,7 @@ def application(scope: Scope, layout: Layout) -> Guard:
     from ._keys import RoleKeys, database_uri, write_role_keys
     from ._queue import QueueUnreachable, ask, control_address
     from ._settings import http_settings, write_http_settings
+    from ._tickets import tickets
 
     write_role_keys(layout)
     path = write_http_settings(layout, http_settings(scope, layout, database_uri(layout)))
@@ -86,12 +87,24 @@ def application(scope: Scope, layout: Layout) -> Guard:
             ) from None
         return [*queue.get("items", ()), queue.get("running_item") or {}]
 
+    async def resume() -> None:
+        from ._op_routes import operating
+
+        try:
+            await operating().dispatcher.resume()
+        except Exception:
+            logging.getLogger("queuescope.server").exception(
+                "what the server before this one left could not be resumed"
+            )
+
     return Guard(
         app,
         keys.caller_of,
         queue_items,
         require_key=scope.agents.require_key,
         agents_may=partial(agents_may, layout),
+        at_start=resume,
+        role_of_ticket=lambda ticket: tickets().redeem(ticket),
     )
 
 

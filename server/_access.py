@@ -24,6 +24,13 @@ WEBSOCKET = "WS"
 _TABLE = {
     # queuescope
     "GET,HEAD /api/ready": READERS,
+    "GET,HEAD /api/ops": READERS,
+    "POST /api/ops": EDITORS,
+    "GET,HEAD /api/ops/{key}": READERS,
+    "POST /api/ops/{key}/cancel": EDITORS,  # an agent only its own: `_operating`
+    "POST /api/ops/{key}/retry": EDITORS,
+    "WS /api/ops/ws": READERS,
+    "POST /api/tickets": READERS,
     "GET,HEAD /api/runs/{uid}": READERS,
     "GET,HEAD /api/runs/{uid}/image.png": READERS,
     "POST /api/runs/register": ADMINS,

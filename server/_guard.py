@@ -27,6 +27,8 @@ MAX_BODY = 8 * 1024 * 1024
 _SECRET = re.compile(r"[0-9a-f]{16,512}")
 
 HALT = "/api/scope/halt"
+EVENTS = "/api/ops/ws"
+"""The one route that a ticket opens."""
 
 CALLER = "queuescope.caller"
 """Where the `Caller` stands in the ASGI scope, for our routes."""
@@ -59,6 +61,10 @@ class Guard:
         The items of the queue and the running one.
     require_key
         Refuse an agent's plan without ``meta.op_key``.
+    at_start
+        Goes on beside the first requests, once the event loop runs.
+    role_of_ticket
+        Whose one-use ticket this is; it is worthless afterwards.
     agents_may
         By route and body: refuses (with a `Problem`) what agents may not while a person has the microscope; returns what the
         body needs for the queue's lock.
@@ -71,7 +77,12 @@ class Guard:
         queue_items: QueueItems,
         require_key: bool,
         agents_may: AgentsMay = lambda route, payload: {},
+        at_start: Callable[[], Awaitable[None]] | None = None,
+        role_of_ticket: Callable[[str], str | None] = lambda ticket: None,
     ) -> None:
+        self._role_of_ticket = role_of_ticket
+        self._at_start = at_start
+        self._starting: asyncio.Future[None] | None = None
         self._agents_may = agents_may
         self._app = app
         self._caller_of = caller_of
@@ -81,6 +92,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
+            if self._at_start is not None and self._starting is None:
+                self._starting = asyncio.ensure_future(self._at_start())
             await self._app(scope, receive, send)
             return
         try:
@@ -116,6 +129,10 @@ class Guard:
                 " this key replaced if it was a real one",
             )
         caller = None
+        if scope["type"] == "websocket" and scope["path"] == EVENTS:
+            ticket = QueryParams(scope["query_string"]).get("ticket")
+            if ticket is not None and (role := self._role_of_ticket(ticket)) is not None:
+                return Caller(role, narrowed=False)
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
         secret = secret.strip()
         if scheme.lower() == "apikey" and _SECRET.fullmatch(secret) and len(secret) % 2 == 0:
@@ -157,13 +174,14 @@ def _authorize(scope: Scope, role: str) -> str:
 def _with_caller(scope: Scope, caller: Caller) -> Scope:
     """The request without cookies (a key in one would count upstream) and with the caller.
 
-    A WebSocket loses its query too: upstream reads the scopes that it requires from ``?scopes=``, and none are required
-    where that is empty.
+    A WebSocket of upstream's loses its query too: upstream reads the scopes that it requires from ``?scopes=``, and none are
+    required where that is empty.
     """
     headers = [(name, value) for name, value in scope["headers"] if name not in (b"cookie", b"authorization")]
-    _, _, secret = Headers(scope=scope)["authorization"].partition(" ")
-    headers.append((b"authorization", b"ApiKey " + secret.strip().encode()))  # upstream's WebSockets match the case
-    query = b"" if scope["type"] == "websocket" else scope["query_string"]
+    _, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+    if secret:  # a ticket has none
+        headers.append((b"authorization", b"ApiKey " + secret.strip().encode()))  # upstream's WebSockets match the case
+    query = b"" if scope["type"] == "websocket" and scope["path"] != EVENTS else scope["query_string"]
     return {**scope, "headers": headers, "query_string": query, CALLER: caller}
 
 

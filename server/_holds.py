@@ -20,7 +20,7 @@ ASK_S = 0.15
 
 async def holds(context: Context, status: dict[str, Any], hardware: Component) -> list[Hold]:
     """From what is on disk, what the queue server's status says, and how the hardware answered."""
-    found = [*_people(context), *_queue(status)]
+    found = [*people_hold(context), *_queue(status)]
     if context.scope.micromanager.process == "own" and hardware.ok is False:
         found += await _hardware(context, hardware)
     elif context.scope.micromanager.process == "worker":
@@ -31,7 +31,8 @@ async def holds(context: Context, status: dict[str, Any], hardware: Component) -
     return found + await _disk(context, status)
 
 
-def _people(context: Context) -> Iterator[Hold]:
+def people_hold(context: Context) -> Iterator[Hold]:
+    """What people hold back: halted, an interlock, a person in control."""
     for reason, latch in (
         ("halted", LatchFile.halt(context.layout).read()),
         ("interlock", LatchFile.interlock(context.layout).read()),
@@ -81,11 +82,17 @@ def _queue(status: dict[str, Any]) -> Iterator[Hold]:
 
 
 def _released(context: Context) -> list[Hold]:
+    hold = released_hold(context)
+    return [] if hold is None else [hold]
+
+
+def released_hold(context: Context) -> Hold | None:
+    """Another program has cameras and ports."""
     latch = LatchFile.released(context.layout).read()
     if latch is None:
-        return []
+        return None
     detail = f"released by {latch.by}: {latch.reason}"
-    return [Hold(reason="released", since=latch.at, needs="queuescope reclaim", detail=detail)]
+    return Hold(reason="released", since=latch.at, needs="queuescope reclaim", detail=detail)
 
 
 async def _hardware(context: Context, hardware: Component) -> list[Hold]:

@@ -63,6 +63,18 @@ CODES: Mapping[str, Code] = {
     "nothing_to_approve": Code(404, "after_fix", "No approval is asked for this item"),
     "body_changed": Code(409, "after_fix", "The plan was edited meanwhile"),
     "decided_already": Code(409, "after_fix", "Somebody decided otherwise before"),
+    "key_reused": Code(422, "after_fix", "Another request had this key"),
+    "in_progress": Code(409, "same_key", "Being processed"),
+    "pruned": Code(410, "after_fix", "Its result is not kept any more"),
+    "unknown_operation": Code(404, "after_fix", "Unknown operation"),
+    "parameters_refused": Code(422, "after_fix", "Parameters refused"),
+    "unknown_plan": Code(422, "after_fix", "Unknown plan"),
+    "no_room": Code(409, "after_fix", "No room for the frames"),
+    "environment_closed": Code(503, "same_key", "No environment to run plans"),
+    "queue_refused": Code(409, "ask_person", "The queue server refused"),
+    "not_retryable": Code(409, "after_fix", "Nothing to try again"),
+    "wrong_attempt": Code(409, "after_fix", "Not the last attempt"),
+    "rate_limited": Code(429, "same_key", "Too many at once"),
     "outside_limits": Code(422, "after_fix", "Outside its limits"),
 }
 

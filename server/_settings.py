@@ -64,7 +64,7 @@ def http_settings(scope: Scope, layout: Layout, database_uri: str) -> dict[str, 
             "control_address": control_address(scope, layout),
             "info_address": info_address(scope, layout),
         },
-        "server_configuration": {"custom_routers": ["queuescope.server.router"]},
+        "server_configuration": {"custom_routers": ["queuescope.server.router", "queuescope.server.events_router"]},
         "authentication": {
             "providers": [{"provider": "queuescope", "authenticator": "queuescope.server._keys:NobodyLogsIn"}],
             "allow_anonymous_access": False,

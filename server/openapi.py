@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from .. import __version__
-from ._run_routes import router
+from ._event_routes import router
 
 
 def openapi() -> dict[str, Any]:

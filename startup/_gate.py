@@ -1,4 +1,6 @@
-"""Which queue items may start: what people hold back stays in the queue, and what they refused ends as failed."""
+"""Which queue items may start: what people hold back stays in the queue, what they refused ends as failed, and what belongs to an
+operation that has started, ended or moved on to another item does not start again.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ from ..ledger import (
     Approval,
     ApprovalError,
     Approvals,
+    Failure,
     Hold,
     Ledger,
+    Operations,
     Waits,
+    bell,
+    meta_of,
     read_control,
     waits_for_approval,
 )
@@ -28,8 +34,9 @@ class Gate:
 
     def __init__(self, scope: Scope, layout: Layout, templates: Mapping[str, Template] | None = None) -> None:
         """``templates``: the plans whose frames are held against the disk's room; the worker needs none for what it asks."""
-        self._scope, self._layout, self._ledger = scope, layout, Ledger(layout.ledger_db)
-        self._approvals = Approvals(self._ledger)
+        self._scope, self._layout, ledger = scope, layout, Ledger(layout.ledger_db)
+        self._approvals = Approvals(ledger)
+        self.operations = Operations(ledger, bell(layout))
         self._space, self._waits = Space(scope, layout, templates or {}), Waits(layout)
 
     def hold(self, item: Mapping[str, Any]) -> Hold | None:
@@ -90,19 +97,36 @@ class Gate:
 
     def record_refused(self, item: Mapping[str, Any], error: str) -> None:
         """A refused item ended as failed, without having started."""
-        if self._ledger.by_item(item["item_uid"]) is not None:
-            return
-        meta = item.get("meta") or {}
-        self._ledger.start(
-            item_uid=item["item_uid"],
-            op_key=meta.get("op_key") if isinstance(meta, Mapping) else None,
-            attempt=1,
-            plan=item["name"],
-            kwargs=item.get("kwargs") or {},
-            user=item.get("user") or "",
-            user_group=item.get("user_group") or "",
-        )
-        self._ledger.set_state(item["item_uid"], "failed", error=error)
+        self.operations.refuse(item, Failure("approval_refused", error))
+
+    def spent(self, item: Mapping[str, Any]) -> str | None:
+        """Why this copy of a keyed item must not start, where its operation says so: the worker would refuse it."""
+        key = op_key(item)
+        operation = None if key is None else self.operations.by_key(key)
+        if operation is None or operation.state == "accepted":
+            return None
+        if operation.item_uid == item["item_uid"] and operation.state == "queued":
+            return None
+        return f"operation {key} is {operation.state} as item {operation.item_uid}: item {item['item_uid']} doesn't run"
+
+    def ended(self, item: Mapping[str, Any], exit_status: str, why: str, unclaimed_waits: bool) -> None:
+        """The manager has an item's end. What its worker didn't tell is interrupted, what no worker claimed never started.
+
+        Parameters
+        ----------
+        unclaimed_waits
+            The worker is gone: what it hadn't claimed is dispatched again.
+        """
+        uid = item["item_uid"]
+        self.operations.lost(uid, why or f"the worker was gone before it told how the plan ended ({exit_status})")
+        if not unclaimed_waits:
+            self.operations.not_started(uid, Failure("not_started", why or f"the plan did not start ({exit_status})"))
 
     def _approval(self, item: Mapping[str, Any]) -> Approval | None:
         return waits_for_approval(self._scope.agents, self._approvals, item)
+
+
+def op_key(item: Mapping[str, Any]) -> str | None:
+    """The operation key in an item's meta, or None for an unkeyed item."""
+    key = meta_of(item).get("op_key")
+    return key if isinstance(key, str) and key else None

@@ -2,12 +2,12 @@
 
 Subclasses, handed to queueserver's own `WatchdogProcess`:
 
-* `ScopeWorker` sees every start, continuation and end of a plan: it completes the start document, keeps the plan's result in
-  the ledger and closes all lights when a plan is done or pauses.
-* `ScopeManager` refuses bad parameters, and frames that the disk has no room for, at submission, whatever way they come in, and
-  leaves autostart on after a keyed failure.
-* `KeyedPlanQueue` never puts an item with an operation key back into the queue, and reaches Valkey with a password that stands
-  on no command line and in no log.
+* `ScopeWorker` sees every start, continuation and end of a plan: it claims each plan in the ledger before it starts, completes
+  the start document, keeps run UIDs, outcome and result in the ledger and closes all lights when a plan is done or pauses.
+* `ScopeManager` refuses bad parameters, and frames that the disk has no room for, at submission, whatever way they come in,
+  leaves autostart on after a keyed failure, and holds queue and ledger against each other when it starts.
+* `KeyedPlanQueue` takes each operation once and never puts it back, tells the ledger what was queued, removed or lost, and
+  reaches Valkey with a password that stands on no command line and in no log.
 
 ``tests/startup/test_upstream.py`` pins the source of each upstream method that is overridden or relied on here: it fails
 when a new version changes one.
@@ -15,8 +15,8 @@ when a new version changes one.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
-import json
 import logging
 import os
 import signal
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import redis.asyncio
-from bluesky.utils import FailedStatus, RunEngineInterrupted
+from bluesky.utils import RunEngineInterrupted
 from bluesky_queueserver.manager import manager as upstream_manager
 from bluesky_queueserver.manager.manager import MState, RunEngineManager
 from bluesky_queueserver.manager.plan_queue_ops import PlanQueueOperations
@@ -36,22 +36,18 @@ from bluesky_queueserver.manager.worker import ExecOption, RunEngineWorker
 from ..config import Scope, load_scope
 from ..hardware import HardwareError, LatchFile
 from ..layout import SCOPE_ENV, Layout
-from ..ledger import Hold, meta_of
+from ..ledger import KEEP_S, WAITING, Failure, Hold, Operation, OperationError, State
 from ..plans import ParameterError, Template, templates
-from ._gate import Gate
+from ._gate import Gate, op_key
 from ._namespace import current_session, session_or_none
+from ._outcomes import cause_of, failure_of, jsonable, text_of
+from ._refused import Refused, parameters_refused
 from ._space import Space
 
 logger = logging.getLogger("queuescope.startup")
 
 RECONNECT_S = 120.0
 """A plan waits so long for a hardware process that is being started again; loading a real configuration takes a while."""
-
-
-def op_key(item: Mapping[str, Any]) -> str | None:
-    """The operation key in an item's meta, or None for an unkeyed item."""
-    key = meta_of(item).get("op_key")
-    return key if isinstance(key, str) and key else None
 
 
 def die_with_parent(name: str) -> None:
@@ -87,64 +83,68 @@ class ScopeWorker(RunEngineWorker):
         def start() -> Any:
             session = current_session()
             session.rounds.item_uid = parameters["item_uid"]
-            meta = meta_of(parameters)
-            session.ledger.start(
-                item_uid=parameters["item_uid"],
-                op_key=op_key(parameters),
-                attempt=int(meta.get("attempt", 1)),
-                plan=parameters["name"],
-                kwargs=parameters.get("kwargs") or {},
-                user=parameters.get("user") or "",
-                user_group=parameters.get("user_group") or "",
-            )
             Gate(session.scope, session.layout).require(parameters)
-            return begin()
-
-        def begin() -> Any:
-            current_session().reconnection.wait(RECONNECT_S)
+            session.reconnection.wait(RECONNECT_S)
             hold_joysticks()
-            metadata = current_session().run_metadata(parameters)
+            metadata = session.run_metadata(parameters)
             return generate({**parameters, "meta": metadata})()
 
+        def claimed() -> Any:
+            current_session().operations.claim(parameters)  # once for each key and attempt, or it raises
+            return self._recorded(start, "succeeded")()
+
         generate = super()._generate_new_plan
-        return self._recorded(start, "succeeded")
+        return claimed
 
     def _generate_continued_plan(self, parameters: dict[str, Any]) -> Callable[[], Any]:
-        ends = {"resume": "succeeded", "stop": "succeeded", "abort": "cancelled", "halt": "cancelled"}
+        ends: dict[str, State] = {"resume": "succeeded", "stop": "succeeded", "abort": "cancelled", "halt": "cancelled"}
+        option = parameters["option"]
         go_on = super()._generate_continued_plan(parameters)
 
-        def resumed() -> Any:
-            hold_joysticks()  # people had them while it was paused
+        def continued() -> Any:
+            if option == "resume":
+                hold_joysticks()  # people had them while it was paused
+            current_session().operations.paused((self._item or {})["item_uid"], False)
             return go_on()
 
-        option = parameters["option"]
-        return self._recorded(resumed if option == "resume" else go_on, ends[option])
+        return self._recorded(continued, ends[option], None if option == "resume" else option)
 
-    def _recorded(self, func: Callable[[], Any], end: str) -> Callable[[], Any]:
+    def _recorded(self, func: Callable[[], Any], end: State, option: str | None = None) -> Callable[[], Any]:
         """``func`` with its outcome in the ledger; the result that goes to the manager is plain data."""
 
         def recorded() -> Any:
-            item = self._item or {}
+            item_uid = (self._item or {})["item_uid"]
             session = current_session()
-            token = session.run_engine.subscribe(
-                lambda _, doc: session.ledger.add_run(item["item_uid"], doc["uid"]), "start"
+            operations = session.operations
+            failed: list[str] = []
+
+            def stopped(_: str, doc: Any) -> None:
+                if doc.get("exit_status") == "fail":
+                    failed.append(f"run {doc['run_start']} failed: {doc.get('reason') or 'no reason given'}")
+
+            tokens = (
+                session.run_engine.subscribe(lambda _, doc: operations.add_run(item_uid, doc["uid"]), "start"),
+                session.run_engine.subscribe(stopped, "stop"),
             )
             try:
                 outcome = func()
             except RunEngineInterrupted:
-                session.ledger.set_state(item["item_uid"], "paused")
+                operations.paused(item_uid, True)
                 raise
-            except FailedStatus as error:
-                cause = error.__cause__ or error
-                session.ledger.set_state(item["item_uid"], "failed", error=_text(cause))
-                raise cause  # noqa: B904 - the status only carried it
             except BaseException as error:
-                session.ledger.set_state(item["item_uid"], "failed", error=_text(error))
-                raise
+                cause = cause_of(error)
+                operations.finish(item_uid, "failed", failure=failure_of(cause), exit_status="failed")
+                raise cause from (None if cause is not error else cause.__cause__)
             finally:
-                session.run_engine.unsubscribe(token)
-            result = _jsonable(getattr(outcome, "plan_result", None))
-            session.ledger.set_state(item["item_uid"], end, result=result)
+                for token in tokens:
+                    session.run_engine.unsubscribe(token)
+            result = jsonable(getattr(outcome, "plan_result", None))
+            exit_status = _EXIT_STATUS.get(option or "", "completed")
+            if end == "succeeded" and failed:  # whatever the plan returned: its frames are not what was asked for
+                failure = Failure("recording_failed", "; ".join(failed))
+                operations.finish(item_uid, "failed", result, failure, exit_status)
+            else:
+                operations.finish(item_uid, end, result, exit_status=exit_status)
             return {"run_uids": list(getattr(outcome, "run_start_uids", ())), "plan_result": result}
 
         return recorded
@@ -185,16 +185,8 @@ def hold_joysticks() -> None:
         session.hardware.hold_joysticks(True)
 
 
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _jsonable(value: Any) -> Any:
-    """A plan's result as JSON would give it back; what has no JSON form becomes its text."""
-    try:
-        return json.loads(json.dumps(value, default=str))
-    except (TypeError, ValueError):
-        return str(value)
+_EXIT_STATUS = {"stop": "stopped", "abort": "aborted", "halt": "halted"}
+"""queueserver's words."""
 
 
 class KeyedPlanQueue(PlanQueueOperations):
@@ -207,6 +199,10 @@ class KeyedPlanQueue(PlanQueueOperations):
     _plan_queue_mode: dict[str, Any]
     last_stopped_was_keyed = False
     """True from the end of a keyed plan that didn't complete until the manager has dealt with it."""
+    worker_gone = False
+    """True while the manager ends what a dead worker left."""
+    refused: OperationError | None = None
+    """Why the last item was not taken."""
 
     async def start(self) -> None:
         """As upstream, but over a unix socket (or the scope's address) with the password from its file."""
@@ -226,19 +222,91 @@ class KeyedPlanQueue(PlanQueueOperations):
             self._plan_queue_uid = self.new_item_uid()
             self._plan_history_uid = self.new_item_uid()
 
+    async def add_item_to_queue(self, item: dict[str, Any], **where: Any) -> Any:
+        """As upstream; an item of an operation that is queued, or further, is that operation's item and isn't added again."""
+        if op_key(item) is None:
+            return await super().add_item_to_queue(item, **where)
+        try:
+            operation, new = self.gate.operations.queued(item)
+        except OperationError as error:
+            self.refused = error
+            raise
+        if not new:
+            return self._item_of(operation), self._queue_size
+        return await super().add_item_to_queue(item, **where)
+
+    async def add_batch_to_queue(self, items: list[dict[str, Any]], **where: Any) -> Any:
+        """As upstream, with every keyed item taken once; one that can't be taken refuses all of them."""
+        results = []
+        for item in items:
+            try:
+                if op_key(item) is not None:
+                    self.gate.operations.check(item)
+                results.append({"success": True, "msg": ""})
+            except OperationError as error:
+                results.append({"success": False, "msg": str(error)})
+        if not all(result["success"] for result in results):
+            return items, results, self._queue_size, False
+        known: dict[int, dict[str, Any]] = {}
+        for index, item in enumerate(items):
+            if op_key(item) is not None:
+                operation, new = self.gate.operations.queued(item)
+                if not new:
+                    known[index] = self._item_of(operation)
+        fresh = [item for index, item in enumerate(items) if index not in known]
+        added, told, size, success = await super().add_batch_to_queue(fresh, **where)
+        for item in () if success else fresh:
+            self.gate.operations.removed(item["item_uid"], "its batch was refused")
+        for index in sorted(known):
+            added.insert(index, known[index])
+            told.insert(index, {"success": True, "msg": ""})
+        return added, told, size, success
+
+    async def replace_item(self, item: dict[str, Any], *, item_uid: str) -> Any:
+        """As upstream. An edited operation will be refused by the worker; another key makes another operation."""
+        before = self._uid_dict_get_item(item_uid) if self._is_uid_in_dict(item_uid) else {}
+        old, new = op_key(before), op_key(item)
+        if new is not None and new != old:
+            self.gate.operations.check(item)
+            known = self.gate.operations.by_key(new)
+            if known is not None and known.state != "accepted":
+                raise OperationError("key_reused", f"operation {new} is {known.state} as item {known.item_uid}")
+        done = await super().replace_item(item, item_uid=item_uid)
+        if old is not None and old == new:
+            self.gate.operations.moved_to(item_uid, done[0]["item_uid"])
+        elif old is not None:
+            self.gate.operations.removed(item_uid, "its item was replaced in the queue")
+        if new is not None and new != old:
+            self.gate.operations.queued(done[0])
+        return done
+
+    def _item_of(self, operation: Operation) -> dict[str, Any]:
+        uid = str(operation.item_uid)
+        if self._is_uid_in_dict(uid):
+            return dict(self._uid_dict_get_item(uid))
+        return {**operation.item(), "item_uid": uid, "user": operation.user, "user_group": operation.user_group}
+
     async def _set_processed_item_as_stopped(self, **outcome: Any) -> dict[str, Any]:
         """A keyed item goes to history with its true exit status and never back into the queue."""
-        running = await self._get_running_item_info() if await self._is_item_running() else {}
+        running = await self._end(outcome)
         if op_key(running) is None:
             return dict(await super()._set_processed_item_as_stopped(**outcome))
         self.last_stopped_was_keyed = True
         return dict(await self._once(super()._set_processed_item_as_completed, outcome))
 
     async def _set_processed_item_as_completed(self, **outcome: Any) -> dict[str, Any]:
-        running = await self._get_running_item_info() if await self._is_item_running() else {}
+        running = await self._end(outcome)
         if op_key(running) is None:
             return dict(await super()._set_processed_item_as_completed(**outcome))
         return dict(await self._once(super()._set_processed_item_as_completed, outcome))
+
+    async def _end(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """The running item, whose end is in the ledger from now on."""
+        running = dict(await self._get_running_item_info()) if await self._is_item_running() else {}
+        if running:
+            status = outcome["exit_status"]
+            self.gate.ended(running, status, outcome["err_msg"], self.worker_gone or status == "unknown")
+        return running
 
     async def bring_to_front(self) -> Hold | None:
         """Make the first item that may start the queue's front, and end what was refused.
@@ -249,7 +317,7 @@ class KeyedPlanQueue(PlanQueueOperations):
         items, running, _ = await self.get_queue_full()
         self.gate.keep_waits({item["item_uid"] for item in (*items, running) if item})
         for number, item in enumerate(items):
-            if self.gate.refusal(item) is not None:
+            if self.gate.refusal(item) is not None or self.gate.spent(item) is not None:
                 await self.pop_item_from_queue(uid=item["item_uid"])
                 continue
             hold = self.gate.hold(item)
@@ -261,22 +329,34 @@ class KeyedPlanQueue(PlanQueueOperations):
         return waits
 
     async def pop_item_from_queue(self, **which: Any) -> Any:
-        """As upstream; an item that a person refused goes to history as failed."""
+        """As upstream; an item that a person refused goes to history as failed, one of an operation is cancelled."""
         item, size = await super().pop_item_from_queue(**which)
-        await self._end_refused([item])
+        await self._removed([item])
         return item, size
 
     async def pop_item_from_queue_batch(self, **which: Any) -> Any:
         items, size = await super().pop_item_from_queue_batch(**which)
-        await self._end_refused(items)
+        await self._removed(items)
         return items, size
 
-    async def _end_refused(self, items: Iterable[dict[str, Any]]) -> None:
+    async def clear_queue(self) -> None:
+        items, _ = await self.get_queue()
+        await super().clear_queue()
+        await self._removed(items)
+
+    async def _removed(self, items: Iterable[dict[str, Any]]) -> None:
         for item in items:
-            if item and (refusal := self.gate.refusal(item)) is not None:
+            if not item:
+                continue
+            words = self.gate.refusal(item)
+            if words is not None:
+                self.gate.record_refused(item, words)
+            else:
+                words = self.gate.spent(item)
+                self.gate.operations.removed(item["item_uid"])
+            if words is not None:
                 now = time.time()
-                outcome = {"exit_status": "failed", "run_uids": [], "scan_ids": [], "msg": refusal, "traceback": ""}
-                self.gate.record_refused(item, refusal)
+                outcome = {"exit_status": "failed", "run_uids": [], "scan_ids": [], "msg": words, "traceback": ""}
                 async with self._lock:
                     await self._add_to_history({**item, "result": {**outcome, "time_start": now, "time_stop": now}})
 
@@ -310,6 +390,9 @@ class ScopeManager(RunEngineManager):
     _layout: Layout
     _gate: Gate
     _space: Space
+    _refusal: Refused | None = None
+    """Why the item that is being prepared can't be queued."""
+    _pruning: asyncio.Task[None] | None = None
 
     def run(self) -> None:
         die_with_parent("qs-manager")
@@ -331,7 +414,7 @@ class ScopeManager(RunEngineManager):
             hold = await self._plan_queue.bring_to_front()
         except Exception as error:
             logger.exception("the queue could not be looked through")
-            return f"no plan starts, since the queue could not be looked through: {_text(error)}"
+            return f"no plan starts, since the queue could not be looked through: {text_of(error)}"
         return None if hold is None else f"every plan in the queue waits: {hold.detail}: {hold.needs}"
 
     async def _start_plan_task(self, stop_queue: bool = False, **more: Any) -> Any:
@@ -345,25 +428,122 @@ class ScopeManager(RunEngineManager):
 
     def _prepare_item(self, *, item: dict[str, Any], item_type: str, user_group: str, **more: Any) -> Any:
         """Refuse what our models refuse, before queueserver's own checks (which let NaN and True pass for numbers)."""
-        if item_type == "plan":
-            if user_group == "agent" and self._scope.agents.require_key and op_key(item) is None:
-                raise RuntimeError("key_missing: an agent's plan needs an operation key in meta.op_key")
-            name, allowed = str(item.get("name")), self._allowed_plans.get(user_group, {})
-            if name not in allowed:
-                known = ", ".join(sorted(allowed)) or "none: the environment is not open"
-                raise RuntimeError(f"there is no plan {name!r} for the group {user_group!r}; there are: {known}")
-            template = self._templates.get(str(name))
-            if template is not None:
-                if item.get("args"):
-                    raise RuntimeError(f"plan {template.name!r} refused: give parameters by name (kwargs), not in args")
-                try:
-                    template.check(item.get("kwargs") or {})
-                except ParameterError as error:
-                    raise RuntimeError(str(error)) from None
-                room = self._space.room(template.name, item.get("kwargs") or {})
-                if room is not None and not room.fits:
-                    raise RuntimeError(f"plan {template.name!r} refused: {room}: fewer frames, or {room.remedy}")
-        return super()._prepare_item(item=item, item_type=item_type, user_group=user_group, **more)
+        try:
+            if item_type == "plan":
+                self._check_plan(item, user_group)
+            try:
+                return super()._prepare_item(item=item, item_type=item_type, user_group=user_group, **more)
+            except RuntimeError as error:
+                raise Refused("parameters_refused", str(error)) from None
+        except Refused as refusal:
+            self._refusal = refusal
+            raise
+
+    def _check_plan(self, item: dict[str, Any], user_group: str) -> None:
+        if user_group == "agent" and self._scope.agents.require_key and op_key(item) is None:
+            raise Refused("key_missing", "key_missing: an agent's plan needs an operation key in meta.op_key")
+        name, allowed = str(item.get("name")), self._allowed_plans.get(user_group, {})
+        if name not in allowed:
+            known = ", ".join(sorted(allowed)) or "none: the environment is not open"
+            code = "unknown_plan" if allowed else "environment_closed"
+            raise Refused(code, f"there is no plan {name!r} for the group {user_group!r}; there are: {known}")
+        template = self._templates.get(name)
+        if template is None:
+            return
+        if item.get("args"):
+            words = f"plan {template.name!r} refused: give parameters by name (kwargs), not in args"
+            raise Refused("parameters_refused", words)
+        try:
+            template.check(item.get("kwargs") or {})
+        except ParameterError as error:
+            raise parameters_refused(error) from None
+        room = self._space.room(template.name, item.get("kwargs") or {})
+        if room is not None and not room.fits:
+            raise Refused("no_room", f"plan {template.name!r} refused: {room}: fewer frames, or {room.remedy}")
+
+    async def _queue_item_add_handler(self, request: dict[str, Any]) -> dict[str, Any]:
+        """As upstream, with a stable ``code`` and ``errors`` where it is refused."""
+        self._refusal = self._plan_queue.refused = None
+        reply = dict(await super()._queue_item_add_handler(request))
+        refusal = self._refusal or self._plan_queue.refused
+        if not reply["success"] and refusal is not None:
+            reply |= {"code": refusal.code, "errors": getattr(refusal, "errors", [])}
+        return reply
+
+    async def _re_pause_handler(self, request: dict[str, Any]) -> Any:
+        return await self._of_item(super()._re_pause_handler, request)
+
+    async def _re_abort_handler(self, request: dict[str, Any]) -> Any:
+        return await self._of_item(super()._re_abort_handler, request)
+
+    async def _of_item(self, handler: Callable[[dict[str, Any]], Any], request: dict[str, Any]) -> Any:
+        """As upstream; with ``item_uid`` only while that item runs, so that nobody ends the next plan instead."""
+        running = self._plan_queue.get_running_item_info().get("item_uid")
+        if request.get("item_uid", running) != running:
+            return {"success": False, "msg": f"item {request['item_uid']} is not the one that runs ({running})"}
+        return await handler({name: value for name, value in request.items() if name != "item_uid"})
+
+    async def _watchdog_enable(self) -> None:
+        """The manager is about to serve: first what it left behind when it ended is settled."""
+        self._settle()  # before anything else may start
+        await super()._watchdog_enable()
+        await self._dispatch_absent()
+        self._pruning = asyncio.create_task(self._prune())
+
+    async def _start_re_worker_task(self) -> Any:
+        done = await super()._start_re_worker_task()
+        self._settle()
+        await self._dispatch_absent()
+        return done
+
+    async def _kill_re_worker_task(self) -> Any:
+        self._plan_queue.worker_gone = True
+        try:
+            return await super()._kill_re_worker_task()
+        finally:
+            self._plan_queue.worker_gone = False
+
+    def _settle(self) -> None:
+        """What was claimed and is run by no worker is interrupted, and never run again by itself (R1.5)."""
+        running = (self._worker_state_info or {}).get("running_item_uid") if self._environment_exists else None
+        for operation in self._gate.operations.active():
+            if operation.state == "running" and operation.item_uid != running:
+                self._gate.operations.lost(str(operation.item_uid), "its worker was gone when the queue server started")
+
+    async def _dispatch_absent(self) -> None:
+        """What was accepted or queued, is in no queue and was claimed by nobody is queued again. Never raises."""
+        try:
+            items, running, _ = await self._plan_queue.get_queue_full()
+            there = {item["item_uid"] for item in (*items, running) if item}
+            for item in items:
+                if op_key(item) is not None and self._gate.operations.by_key(str(op_key(item))) is None:
+                    self._gate.operations.queued(item)
+            for operation in self._gate.operations.active():
+                if operation.key and operation.state in WAITING and operation.item_uid not in there:
+                    await self._dispatch(operation)
+            self._autostart_push()
+        except Exception:
+            logger.exception("queue and ledger could not be held against each other")
+
+    async def _dispatch(self, operation: Operation) -> None:
+        whose = {"user": operation.user, "user_group": operation.user_group}
+        if operation.item_uid is not None:  # was queued, and checked then
+            item = {**operation.item(), **whose, "item_uid": PlanQueueOperations.new_item_uid()}
+            self._gate.operations.moved_to(operation.item_uid, item["item_uid"])
+            await PlanQueueOperations.add_item_to_queue(self._plan_queue, item)
+            return
+        try:
+            item, _ = self._prepare_item(item=operation.item(), item_type="plan", generate_new_uid=True, **whose)
+        except Refused as refusal:
+            if refusal.code != "environment_closed":
+                self._gate.operations.refuse_accepted(str(operation.key), Failure("parameters_refused", str(refusal)))
+            return
+        await self._plan_queue.add_item_to_queue(item)
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.to_thread(self._gate.operations.prune, time.time() - KEEP_S)
+            await asyncio.sleep(86400)
 
     async def _set_manager_state(self, state: MState, *, coro: Any = None, autostart_disable: bool = False) -> None:
         keyed, self._plan_queue.last_stopped_was_keyed = self._plan_queue.last_stopped_was_keyed, False

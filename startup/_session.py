@@ -16,7 +16,7 @@ from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..ledger import Ledger, Waits, meta_of
+from ..ledger import Ledger, Operations, Waits, bell, meta_of
 from ..plans import Template, build_plans, templates
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
@@ -80,7 +80,7 @@ class Session:
     plans: Mapping[str, Any]
     templates: Mapping[str, Template]
     run_engine: RunEngine
-    ledger: Ledger
+    operations: Operations
     reconnection: Reconnection
     rounds: RoundsWait
 
@@ -158,7 +158,7 @@ def open_session() -> Session:
         plans=build_plans(scope, devices),
         templates=ours,
         run_engine=run_engine,
-        ledger=ledger,
+        operations=Operations(ledger, bell(layout)),
         reconnection=Reconnection(hardware, devices),
         rounds=rounds,
     )

@@ -38,6 +38,15 @@ NOBODY: set[str] = set()
 EXPECTED: dict[str, set[str]] = {
     "GET /api/ready": ALL,
     "HEAD /api/ready": ALL,
+    "GET /api/ops": ALL,
+    "HEAD /api/ops": ALL,
+    "POST /api/ops": NOT_OBSERVER,
+    "GET /api/ops/{key}": ALL,
+    "HEAD /api/ops/{key}": ALL,
+    "WS /api/ops/ws": ALL,
+    "POST /api/tickets": ALL,
+    "POST /api/ops/{key}/cancel": NOT_OBSERVER,
+    "POST /api/ops/{key}/retry": NOT_OBSERVER,
     "GET /api/runs/{uid}": ALL,
     "HEAD /api/runs/{uid}": ALL,
     "GET /api/runs/{uid}/image.png": ALL,
@@ -187,6 +196,7 @@ def _fill(path: str, uuid: str = "0" * 32) -> str:
         ("session_id", "1"),
         ("id", "worm"),
         ("item_uid", "1"),
+        ("key", "nobodys-1"),
     ):
         path = path.replace(f"{{{name}}}", value)
     return path

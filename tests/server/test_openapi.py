@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from queuescope.ledger import FAILURES
 from queuescope.server._access import ACCESS
 from queuescope.server._problems import CODES, Problem
 from queuescope.server.openapi import openapi
@@ -26,10 +27,17 @@ def test_the_reference_lists_every_code_with_its_status_and_retry() -> None:
     assert rows == {name: f"{code.status} | `{code.retry}`" for name, code in CODES.items()}
 
 
+def test_the_reference_lists_every_code_of_an_operation() -> None:
+    page = (DOCS / "reference" / "rest.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (same_key|after_fix|ask_person) \|", page, re.MULTILINE))
+    assert rows == FAILURES
+
+
 def test_every_route_of_ours_is_described() -> None:
     described = {(method.upper(), path) for path, methods in openapi()["paths"].items() for method in methods}
     assert described <= set(ACCESS)
     assert {path for _, path in described} == {
+        *("/api/ops", "/api/ops/{key}", "/api/ops/{key}/cancel", "/api/ops/{key}/retry", "/api/tickets"),
         *("/api/ready", "/api/runs/{uid}", "/api/runs/{uid}/image.png", "/api/runs/register", "/api/scope"),
         *("/api/scope/halt", "/api/scope/rearm", "/api/scope/arm", "/api/scope/control"),
         *("/api/scope/release", "/api/scope/reclaim", "/api/scope/confirm_reference"),

@@ -17,7 +17,7 @@ from bluesky_queueserver_api.http import REManagerAPI as HttpAPI
 from bluesky_queueserver_api.zmq import REManagerAPI as ZmqAPI
 
 from queuescope.hardware.simulated import decode
-from queuescope.ledger import Ledger
+from queuescope.ledger import Ledger, Operations
 
 REFUSALS = (HttpAPI.RequestFailedError, HttpAPI.HTTPClientError, ZmqAPI.RequestFailedError, ValueError)
 QSERVER = Path(sys.executable).with_name("qserver")
@@ -117,10 +117,10 @@ def test_an_agent_acquires_and_reads_by_uid(stack: Any, agent: HttpAPI, closing:
         "plan_name": "acquire_volume",
         "plan_args": VOLUME,
     }.items() <= start.items()
-    execution = Ledger(stack.layout.ledger_db).by_key("clients.volume-1")
-    assert execution is not None
-    assert execution.result["seconds"] > 0
-    assert execution.result | {"seconds": None} == {
+    operation = Operations(Ledger(stack.layout.ledger_db)).by_key("clients.volume-1")
+    assert operation is not None
+    assert operation.result["seconds"] > 0
+    assert operation.result | {"seconds": None} == {
         "run_uid": run_uid,
         "datasets": {"cam_a": 4, "cam_b": 4},
         "seconds": None,
@@ -183,8 +183,9 @@ def test_pause_resume_abort(stack: Any, request: pytest.FixtureRequest, over: st
     until(lambda: api.status(reload=True)["re_state"] == "running", "the plan runs")
     api.re_pause("immediate")
     until(lambda: api.status(reload=True)["manager_state"] == "paused", "it is paused")
-    ledger = Ledger(stack.layout.ledger_db)
-    assert until(lambda: ledger.by_item(item_uid), "the ledger knows it").state == "paused"
+    operations = Operations(Ledger(stack.layout.ledger_db))
+    paused = until(lambda: operations.by_item(item_uid), "the ledger knows it")
+    assert (paused.state, paused.paused_at is not None) == ("running", True)
     api.re_resume()
     until(lambda: api.status(reload=True)["re_state"] == "running", "it runs again")
     api.re_pause("immediate")
@@ -192,9 +193,9 @@ def test_pause_resume_abort(stack: Any, request: pytest.FixtureRequest, over: st
     api.re_abort()
     item = outcome(api, item_uid)
     assert item["result"]["exit_status"] == "aborted"
-    execution = ledger.by_item(item_uid)
-    assert execution is not None
-    assert execution.state == "cancelled"
+    operation = operations.by_item(item_uid)
+    assert operation is not None
+    assert operation.state == "cancelled"
     stop = documents(stack, item["result"]["run_uids"][0])[-1][1]
     assert stop["exit_status"] == "abort"
     status = api.status(reload=True)
@@ -213,10 +214,11 @@ def test_a_keyed_failure_is_not_requeued_and_the_queue_goes_on(stack: Any, zmq_a
     assert "f 399.0 um is outside [-200.0, 200.0]" in failed["result"]["msg"]
     status = zmq_api.status(reload=True)
     assert (status["items_in_queue"], status["queue_autostart_enabled"]) == (0, True)
-    execution = Ledger(stack.layout.ledger_db).by_key("clients.fail-1")
-    assert execution is not None
-    assert execution.state == "failed"
-    assert "LimitError" in (execution.error or "")
+    operation = Operations(Ledger(stack.layout.ledger_db)).by_key("clients.fail-1")
+    assert operation is not None
+    assert operation.state == "failed"
+    assert operation.error is not None
+    assert (operation.error.code, "LimitError" in operation.error.detail) == ("outside_limits", True)
 
 
 def test_an_unkeyed_failure_behaves_as_in_stock_queueserver(zmq_api: ZmqAPI) -> None:
@@ -301,6 +303,6 @@ def test_qserver_drives_it(stack: Any, zmq_api: ZmqAPI) -> None:
     qserver("re", "stop")
     until(lambda: zmq_api.status(reload=True)["manager_state"] == "idle", "it ended")
     assert "'exit_status': " in qserver("history", "get")
-    execution = Ledger(stack.layout.ledger_db).by_key("clients.qserver-1")
-    assert execution is not None
-    assert execution.state == "succeeded"
+    operation = Operations(Ledger(stack.layout.ledger_db)).by_key("clients.qserver-1")
+    assert operation is not None
+    assert operation.state == "succeeded"

@@ -15,7 +15,7 @@ import pytest
 
 from queuescope.config import SCOPES
 from queuescope.hardware import LatchFile
-from queuescope.ledger import Ledger
+from queuescope.ledger import Ledger, Operations
 
 
 def until(true: Callable[[], Any], limit_s: float = 60) -> Any:
@@ -272,10 +272,10 @@ def test_an_agents_plan_starts_when_a_person_approves_it(stack: Any) -> None:
     ended = stack.wait(third)
     assert (ended["result"]["exit_status"], ended["result"]["run_uids"]) == ("failed", [])
     assert "refused by Ada (operator): too bright" in ended["result"]["msg"]
-    execution = Ledger(stack.layout.ledger_db).by_key("halt.approve-4")
-    assert execution is not None
-    assert (execution.state, execution.run_uids) == ("failed", ())
-    assert "too bright" in str(execution.error)
+    operation = Operations(Ledger(stack.layout.ledger_db)).by_key("halt.approve-4")
+    assert operation is not None
+    assert (operation.state, operation.run_uids) == ("failed", ())
+    assert "too bright" in str(operation.error)
     assert stack.manager().status(reload=True)["queue_autostart_enabled"]
     assert stack.command("approve", "nowhere").returncode == 1
 

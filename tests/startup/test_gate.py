@@ -13,7 +13,7 @@ import pytest
 from queuescope.config import Agents, load_scope
 from queuescope.hardware import Latch, LatchFile
 from queuescope.layout import Layout
-from queuescope.ledger import ApprovalError, Approvals, Control, Ledger, write_control
+from queuescope.ledger import ApprovalError, Approvals, Control, Failure, Ledger, Operations, write_control
 from queuescope.startup._gate import Gate
 from queuescope.startup._queueserver import KeyedPlanQueue, ScopeManager
 
@@ -109,9 +109,10 @@ def test_a_refused_one_is_recorded_as_failed_once(gate: Callable[[str], Gate], l
         asked.require(refused)
     for _ in range(2):
         asked.record_refused(refused, str(asked.refusal(refused)))
-    execution = Ledger(layout.ledger_db).by_key("gate.1")
-    assert execution is not None
-    assert (execution.state, execution.error) == ("failed", "ApprovalError: snap was refused by Ada: a look")
+    operation = Operations(Ledger(layout.ledger_db)).by_key("gate.1")
+    assert operation is not None
+    failure = Failure("approval_refused", "ApprovalError: snap was refused by Ada: a look")
+    assert (operation.state, operation.error) == ("failed", failure)
 
 
 def test_agents_wait_for_a_person_and_everybody_for_a_release(gate: Callable[[str], Gate], layout: Layout) -> None:

@@ -1,0 +1,80 @@
+"""An operation, everywhere the same JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..ledger import Hold, State
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Submit(_Part):
+    """What is asked for."""
+
+    plan: Name
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """The plan's parameters, by name: `GET /api/plans/allowed`."""
+    sample_id: Name | None = None
+    session_id: Name | None = None
+    note: Annotated[str, Field(max_length=2000)] | None = None
+    """For people."""
+    restore: Literal[False] = False
+
+
+class Again(_Part):
+    attempt: Annotated[int, Field(ge=2)] | None = None
+    """Which attempt this will be: sent twice it is made once."""
+
+
+class OperationFailure(_Part):
+    code: str
+    """Stable; `docs/reference/rest.md` lists them."""
+    detail: str
+
+
+class OperationProgress(_Part):
+    done: int
+    """Frames on disk, all datasets of the newest run together."""
+    total: int
+
+
+class OperationView(_Part):
+    """An operation with its last attempt. Times are seconds since the epoch."""
+
+    key: str | None
+    """Null for a plan that was started without one."""
+    attempt: int
+    state: State
+    hold: Hold | None
+    """Why it waits; null where nothing holds it."""
+    plan: str
+    kwargs: dict[str, Any]
+    sample_id: str | None
+    session_id: str | None
+    user: str
+    item_uid: str | None
+    """In the queue server; null until it is queued."""
+    run_uids: list[str]
+    result: Any
+    """What the plan returned."""
+    error: OperationFailure | None
+    progress: OperationProgress | None
+    """While it runs and records."""
+    submitted_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+class OperationPage(_Part):
+    items: list[OperationView]
+    """In the order of submission."""
+    next: int
+    """For `after`: what comes after these, also what isn't submitted yet."""
