@@ -37,9 +37,13 @@ GATHER_S = 0.25
 """New frames are gathered this long before documents tell of them."""
 
 
+Program = VolumeProgram | BurstProgram
+
+
 @dataclass(frozen=True)
 class ProgramPlan:
-    program: VolumeProgram | BurstProgram
+    program: Program
+    """The first of those that the datasets have room for: the descriptor tells of this one."""
     datasets: tuple[DatasetPlan, ...]
     """One for each camera."""
 
@@ -61,7 +65,10 @@ class ProgramPlan:
 
 
 class ProgramFlyer(OphydObject):
-    """Prepared with a `ProgramPlan`, kicked off once, followed to its end; every message may be repeated after a pause.
+    """Prepared with a `ProgramPlan`, kicked off, followed to its end; every message may be repeated after a pause.
+
+    ``kickoff(program=…)`` starts the next program into the same datasets, as often as they have room. `another` is a flyer for
+    datasets of its own in the same run.
 
     ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when it has ended.
     Stream documents name only frames on disk, one for all that are new since the last collection. A pause of the RunEngine
@@ -76,9 +83,11 @@ class ProgramFlyer(OphydObject):
         recordings: RunRecordings,
         labels: dict[str, str],
         imaging: ImagingConfiguration,
+        position: str | None = None,
     ) -> None:
         super().__init__(name=name, labels={"cameras"})
         self._hardware, self._imaging = hardware, imaging
+        self._position = position
         self._recordings = recordings
         self._labels = labels
         self._plan: ProgramPlan | None = None
@@ -87,6 +96,17 @@ class ProgramFlyer(OphydObject):
         self._prepare: Status | None = None
         self._kickoff: Status | None = None
         self._lock = threading.Lock()
+
+    def another(self, series: str, position: str | None = None) -> ProgramFlyer:
+        """A flyer like this one; its light counts for this ``position``."""
+        return ProgramFlyer(
+            name=f"{self.name}_{series}",
+            hardware=self._hardware,
+            recordings=self._recordings,
+            labels=self._labels,
+            imaging=self._imaging,
+            position=position,
+        )
 
     @property
     def ended(self) -> bool:
@@ -108,6 +128,7 @@ class ProgramFlyer(OphydObject):
 
     def stage(self) -> list[Any]:
         self._plan, self._state, self._streams, self._prepare, self._kickoff = None, None, {}, None, None
+        self._program: Program | None = None
         return [self]
 
     def unstage(self) -> Status:
@@ -126,24 +147,26 @@ class ProgramFlyer(OphydObject):
         for dataset in plan.datasets:
             exposure_ms = plan.settings(dataset.camera).exposure_ms
             self._hardware.configure_camera(dataset.camera, exposure_ms=exposure_ms)
-        state = self._recordings.open(*plan.datasets)
+        state = self._recordings.open(*plan.datasets, position=self._position)
         planned = {dataset.name: dataset.frames for dataset in plan.datasets}
         self._streams = {
             name: self._recordings.asset_stream(dataset, planned[name]) for name, dataset in state.datasets.items()
         }
         self._state = state
 
-    def kickoff(self) -> Status:
-        """Start it; a second kickoff changes nothing."""
+    def kickoff(self, program: Program | None = None) -> Status:
+        """Start the plan's program, or this one; a second kickoff of the same changes nothing."""
         with self._lock:
-            if self._kickoff is None:
-                plan, state = self._require()
+            plan, state = self._require()
+            wanted = plan.program if program is None else program
+            if self._kickoff is None or self._program is not wanted:
+                self._program = wanted
 
                 def start() -> None:
-                    if isinstance(plan.program, BurstProgram):
-                        self._state = self._hardware.start_burst(state.recording, plan.program)
+                    if isinstance(wanted, BurstProgram):
+                        self._state = self._hardware.start_burst(state.recording, wanted)
                     else:
-                        self._state = self._hardware.start_volume(state.recording, plan.program)
+                        self._state = self._hardware.start_volume(state.recording, wanted)
 
                 self._kickoff = in_thread(start, self)
             return self._kickoff
@@ -242,24 +265,24 @@ class ProgramFlyer(OphydObject):
 
     def describe_configuration(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for camera, values in self._configuration().items():
-            found |= self._imaging.describe(camera, values)
-            assert self._plan is not None
-            for axis, (_, units) in self._plan.places(camera).items():
-                found[_place_key(camera, axis)]["units"] = units
+        plan = self._plan
+        for dataset, values in self._configuration().items():
+            assert plan is not None
+            camera = next(one.camera for one in plan.datasets if one.name == dataset)
+            found |= self._imaging.describe(camera, values, dataset)
+            for axis, (_, units) in plan.places(camera).items():
+                found[_place_key(dataset, axis)]["units"] = units
         return found
 
     def _configuration(self) -> dict[str, dict[str, Any]]:
-        """By camera."""
-        if self._plan is None:
+        """By dataset."""
+        plan = self._plan
+        if plan is None:
             return {}
         return {
-            dataset.camera: self._imaging.values(dataset.camera, self._plan.settings(dataset.camera), dataset.channel)
-            | {
-                _place_key(dataset.camera, axis): list(places)
-                for axis, (places, _) in self._plan.places(dataset.camera).items()
-            }
-            for dataset in self._plan.datasets
+            one.name: self._imaging.values(one.camera, plan.settings(one.camera), one.channel, one.name)
+            | {_place_key(one.name, axis): list(places) for axis, (places, _) in plan.places(one.camera).items()}
+            for one in plan.datasets
         }
 
     def _require(self) -> tuple[ProgramPlan, RecordingState]:
@@ -268,6 +291,6 @@ class ProgramFlyer(OphydObject):
         return self._plan, self._state
 
 
-def _place_key(camera: str, axis: str) -> str:
+def _place_key(dataset: str, axis: str) -> str:
     """Under which a descriptor has the places of an axis: Tiled takes a dot for a path."""
-    return f"{camera}_{axis.replace('.', '_')}"
+    return f"{dataset}_{axis.replace('.', '_')}"

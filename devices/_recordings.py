@@ -57,8 +57,8 @@ class RunRecordings:
         for stream in self._streams:
             stream.commit()
 
-    def open(self, *datasets: DatasetPlan) -> RecordingState:
-        """Open the files of these datasets in the run that is open.
+    def open(self, *datasets: DatasetPlan, position: str | None = None) -> RecordingState:
+        """Open the files of these datasets in the run that is open. ``position``: whose dose its light is; None: the run's.
 
         Raises
         ------
@@ -71,7 +71,10 @@ class RunRecordings:
                     f"no run is open: dataset {datasets[0].name!r} needs one (bps.open_run before the camera)"
                 )
             plan = RecordingPlan(
-                run_uid=self._run_uid, datasets=datasets, sample_id=self._sample_id, position=self._position
+                run_uid=self._run_uid,
+                datasets=datasets,
+                sample_id=self._sample_id,
+                position=self._position if position is None else position,
             )
             state = self._hardware.open_recording(plan)
             self._open |= {dataset.name: state.recording for dataset in datasets}

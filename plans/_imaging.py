@@ -67,7 +67,7 @@ def go_and_select(parameters: Any, context: PlanContext) -> PlanBody:
     """Go to the position and apply the channel's preset and filter."""
     position = parameters.position
     if isinstance(position, str):
-        position = context.scope.positions[position]
+        position = context.positions[position]
     if position is not None:
         x, _, z = context.scope.sample_axes()
         if x:

@@ -143,7 +143,7 @@ def open_session() -> Session:
     sizes = FrameSizes(scope, layout)
     sizes.ask(hardware)
     run_engine.subscribe(sizes, "descriptor")
-    ours = templates(scope)
+    ours = templates(scope, layout)
     rounds = RoundsWait(Space(scope, layout, ours), Waits(layout))
     run_engine.register_command("disk_hold", rounds.look)
     run_engine.register_command("disk_hold_over", rounds.over)
@@ -152,7 +152,7 @@ def open_session() -> Session:
         layout=layout,
         hardware=hardware,
         devices=devices,
-        plans=build_plans(scope, devices),
+        plans=build_plans(scope, devices, layout),
         templates=ours,
         run_engine=run_engine,
         ledger=ledger,
