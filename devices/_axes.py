@@ -102,6 +102,7 @@ class AxisPositioner(PositionerBase):
         self.check_value(position)
         self._setpoint = float(position)
         status = Progress(self, lambda: self.position, float(position), self.egu, timeout=timeout)
+        self._pauses.busy = status
         in_thread(self._pauses.allow(lambda: self._hardware.move({self.settings.name: float(position)})), self, status)
         if moved_cb is not None:
             status.add_callback(lambda _: moved_cb(obj=self))
@@ -120,8 +121,8 @@ class AxisPositioner(PositionerBase):
         return {"setpoint": readback if self._setpoint is None else self._setpoint, "readback": readback}
 
     def stop(self, *, success: bool = False) -> None:
-        self._pauses.stopped(success)
-        self._hardware.stop((self.settings.name,))
+        if self._pauses.stops(success):
+            self._hardware.stop((self.settings.name,))
 
     def read(self) -> dict[str, dict[str, Any]]:
         return {self.name: {"value": self.position, "timestamp": time.time()}}
@@ -199,8 +200,9 @@ class AxisPair(Device):
             return tuple(found[name] for name in names)
 
         status = Progress(self, here, tuple(targets.values()), units, timeout=timeout)
+        self._pauses.busy = status
         return in_thread(self._pauses.allow(lambda: self.hardware.move(targets)), self, status)
 
     def stop(self, *, success: bool = False) -> None:
-        self._pauses.stopped(success)
-        self.hardware.stop(tuple(settings.name for settings in self.axis_settings.values()))
+        if self._pauses.stops(success):
+            self.hardware.stop(tuple(settings.name for settings in self.axis_settings.values()))

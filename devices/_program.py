@@ -27,7 +27,7 @@ from ..hardware import (
 )
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
-from ._status import in_thread
+from ._status import finished, in_thread
 
 log = logging.getLogger("queuescope.devices")
 
@@ -67,8 +67,8 @@ class ProgramPlan:
 class ProgramFlyer(OphydObject):
     """Prepared with a `ProgramPlan`, kicked off, followed to its end; every message may be repeated after a pause.
 
-    ``kickoff(program=…)`` starts the next program into the same datasets, as often as they have room. `another` is a flyer for
-    datasets of its own in the same run.
+    Prepared with the next program alone, it takes that into the same datasets, as often as they have room. `another` is a flyer
+    for datasets of its own in the same run.
 
     ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when it has ended.
     Stream documents name only frames on disk, one for all that are new since the last collection. A pause of the RunEngine
@@ -128,18 +128,26 @@ class ProgramFlyer(OphydObject):
 
     def stage(self) -> list[Any]:
         self._plan, self._state, self._streams, self._prepare, self._kickoff = None, None, {}, None, None
-        self._program: Program | None = None
+        self._next: Program | None = None
+        self._started: Program | None = None
         return [self]
 
     def unstage(self) -> Status:
         return in_thread(self.stop, self)
 
-    def prepare(self, value: ProgramPlan) -> Status:
-        """Set the cameras and create the files; after it the stream can be declared. The same plan again changes nothing."""
+    def prepare(self, value: ProgramPlan | Program) -> Status:
+        """Set the cameras and create the files; after it the stream can be declared. The same plan again changes nothing.
+
+        With a program: that is what the next `kickoff` starts.
+        """
         with self._lock:
+            if not isinstance(value, ProgramPlan):
+                self._require()
+                self._next = value
+                return finished(self)
             if self._prepare is None or self._plan is not value:
                 self.stage()
-                self._plan = value
+                self._plan, self._next = value, value.program
                 self._prepare = in_thread(lambda: self._create_files(value), self)
             return self._prepare
 
@@ -154,19 +162,19 @@ class ProgramFlyer(OphydObject):
         }
         self._state = state
 
-    def kickoff(self, program: Program | None = None) -> Status:
-        """Start the plan's program, or this one; a second kickoff of the same changes nothing."""
+    def kickoff(self) -> Status:
+        """Start the program that it was prepared with last; a second kickoff of the same changes nothing."""
         with self._lock:
-            plan, state = self._require()
-            wanted = plan.program if program is None else program
-            if self._kickoff is None or self._program is not wanted:
-                self._program = wanted
+            _, state = self._require()
+            program = self._next
+            if self._kickoff is None or self._started is not program:
+                self._started = program
 
                 def start() -> None:
-                    if isinstance(wanted, BurstProgram):
-                        self._state = self._hardware.start_burst(state.recording, wanted)
-                    else:
-                        self._state = self._hardware.start_volume(state.recording, wanted)
+                    if isinstance(program, BurstProgram):
+                        self._state = self._hardware.start_burst(state.recording, program)
+                    elif program is not None:
+                        self._state = self._hardware.start_volume(state.recording, program)
 
                 self._kickoff = in_thread(start, self)
             return self._kickoff
@@ -187,8 +195,8 @@ class ProgramFlyer(OphydObject):
         """
         _, state = self._require()
         while not self.ended:
-            news = any(dataset.frames_written > self._streams[name].told for name, dataset in state.datasets.items())
-            if news and not to_the_end:
+            # A frame is told when every dataset has it: one view's frames alone are no news.
+            if not to_the_end and self.get_index() > min(stream.told for stream in self._streams.values()):
                 return
             try:
                 state = self._state = self._hardware.recording(

@@ -85,9 +85,15 @@ class Pauses:
 
     def __init__(self) -> None:
         self._seen = 0
+        self.busy: Status | None = None
+        """What was begun last."""
 
-    def stopped(self, success: bool) -> None:
+    def stops(self, success: bool) -> bool:
+        """Whether ``stop(success=…)`` is to stop anything: in a pause only what was begun here and hasn't ended. A stage that
+        something else moves meanwhile (a volume) is left to that.
+        """
         self._seen += success
+        return not success or (self.busy is not None and not self.busy.done)
 
     def allow(self, work: Callable[[], Any]) -> Callable[[], None]:
         """The same work, whose failure after such a stop is none."""

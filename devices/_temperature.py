@@ -113,5 +113,5 @@ class TemperatureValue(Setting):
                 )
 
     def stop(self, *, success: bool = False) -> None:
-        self._pauses.stopped(success)
+        self._pauses.stops(success)
         self._stopped.set()

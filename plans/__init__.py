@@ -12,7 +12,9 @@ from ._burst import burst
 from ._imaging import snap
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
+from ._places import multi_position
 from ._positions import Positions
+from ._rounds import time_lapse
 from ._space import wait_for_space
 from ._stack import z_stack
 from ._state import (
@@ -35,6 +37,7 @@ __all__ = [
     "Problem",
     "Template",
     "build_plans",
+    "channel_names",
     "templates",
     "wait_for_space",
 ]
@@ -55,6 +58,8 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     z_stack,
     burst,
     acquire_volume,
+    multi_position,
+    time_lapse,
 )
 
 
@@ -67,6 +72,13 @@ def templates(scope: Scope, layout: Layout | None = None) -> dict[str, Template]
     positions = Positions(scope, layout or Layout())
     made = (make(scope) for make in _TEMPLATES)
     return {template.name: replace(template, positions=positions) for template in made if template is not None}
+
+
+def channel_names(parameters: Any) -> list[str]:
+    """The channels that a plan with these parameters takes frames in, also through what it repeats (``do``)."""
+    while (do := getattr(parameters, "do", None)) is not None:
+        parameters = do.kwargs
+    return [channel.name for channel in getattr(parameters, "channels", None) or []]
 
 
 def build_plans(

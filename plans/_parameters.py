@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -105,8 +106,12 @@ def choice(options: list[str] | tuple[str, ...], doc: str) -> Any:
     return Annotated[Literal[tuple(options)], Field(description=doc)]
 
 
-def channel_field(scope: Scope) -> Any:
-    """``channels``: at most one ``{name, exposure_ms?, power_pct?}`` a run, each bounded by its own light and cameras."""
+def described(annotation: Any, doc: str) -> Any:
+    return Annotated[annotation, Field(description=doc)]
+
+
+def channel_field(scope: Scope, most: int) -> Any:
+    """``channels``: ``{name, exposure_ms?, power_pct?}``, each bounded by its own light and cameras, none twice."""
     exposures = [camera.exposure_ms for camera in scope.of_kind("camera").values()] or [(0.0, 0.0)]
     shortest, longest = max(low for low, _ in exposures), min(high for _, high in exposures)
     entries = []
@@ -130,8 +135,18 @@ def channel_field(scope: Scope) -> Any:
         for other in entries[1:]:
             union = union | other
         entry = Annotated[union, Field(discriminator="name")]
-    doc = "the channel, one a run: [{name, exposure_ms?, power_pct?}]; none: no light"
-    return Annotated[list[entry], Field(max_length=1, description=doc)] | None
+    most = min(most, max(len(entries), 1))
+    doc = "the channels, one after the other" if most > 1 else "the channel, at most one"
+    doc += ": [{name, exposure_ms?, power_pct?}]; none: no light"
+    listed = Annotated[list[entry], Field(max_length=most, description=doc), AfterValidator(_no_channel_twice)]
+    return listed | None
+
+
+def _no_channel_twice(channels: list[Any]) -> list[Any]:
+    names = [channel.name for channel in channels]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{names} names a channel twice")
+    return channels
 
 
 def position_field(scope: Scope) -> Any:

@@ -11,9 +11,12 @@ HEAD = """\
 # Plans
 
 Every template, with the bounds of the bundled `{scope}`: yours are shown by `queuescope plans NAME` and
-`GET /api/plans/allowed`. Unknown names, NaN, ±inf, text or `true` for a number, and whatever lies outside is refused at submission
-with the field, the value and the limit. A run is one operation; its start document has the plan's name and parameters, each
-descriptor what is needed to take the same image again (exposure, binning, ROI, light, power, objective, filters).
+`GET /api/plans/allowed`. Unknown names, NaN, ±inf, text or `true` for a number, and whatever lies outside is refused at
+submission with the field, the value and the limit. A run is one operation; its start document has the plan's name and parameters,
+each descriptor what is needed to take the same image again (exposure, binning, ROI, light, power, objective, filters).
+
+Datasets are called by their camera; with several channels or places `camera_channel`, `camera_place`, `camera_channel_place`,
+each in a stream of its own that is called by what follows the camera's name. A run with one of each has the stream `primary`.
 
 `home` and `mark_position` are refused to agents. A `position` is a name in scope.yml, or one that a person marked
 (`mark_position`); it is known at once, without a restart.

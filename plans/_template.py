@@ -47,6 +47,8 @@ class Template:
     model: type[Parameters]
     body: Callable[[Any, PlanContext], PlanBody]
     estimate: Callable[[Any, Scope], Estimate]
+    acquire: Callable[..., Any] | None = None
+    """For templates that take images: the `Acquisition` of parameters and context, which other templates repeat."""
     positions: Positions | None = None
     """Whose names a parameter `position` may have; None: those of the scope file alone."""
 

@@ -17,7 +17,7 @@ from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
 from ..ledger import Ledger, Waits, meta_of
-from ..plans import Template, build_plans, templates
+from ..plans import Template, build_plans, channel_names, templates
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
 from ._space import RoundsWait, Space
@@ -105,7 +105,7 @@ class Session:
         if template is not None:
             parameters = template.check(kwargs)
             metadata["estimated_dose"] = template.estimate(parameters, self.scope).dose
-            metadata["channels"] = [channel.name for channel in getattr(parameters, "channels", None) or []]
+            metadata["channels"] = channel_names(parameters)
         return {**meta, **metadata}
 
     def _objective(self) -> dict[str, Any] | None:

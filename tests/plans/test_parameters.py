@@ -35,7 +35,21 @@ GOOD: dict[str, dict[str, Any]] = {
     "z_stack": {"range_um": 10, "step_um": 0.5, "centre_um": 20.0},
     "burst": {"frames": 20, "cameras": ["cam_a", "overview"], "channels": [{"name": "gfp"}]},
     "acquire_volume": {"slices": 20, "step_um": 0.5, "channels": [{"name": "gfp", "exposure_ms": 20.0}]},
+    "multi_position": {
+        "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
+        "do": {"plan": "snap", "kwargs": {"camera": "overview"}},
+        "safe_z_um": -10.0,
+    },
+    "time_lapse": {
+        "do": {"plan": "acquire_volume", "kwargs": {"slices": 20, "channels": [{"name": "gfp"}]}},
+        "interval_s": 30.0,
+        "rounds": 960,
+    },
 }
+
+
+LAPSE = {"do": {"plan": "snap"}, "interval_s": 1.0, "rounds": 3}
+HERE = {"x_um": 0.0, "y_um": 0.0}
 
 
 def test_every_template_has_a_good_example() -> None:
@@ -71,6 +85,34 @@ def test_good_parameters_pass(name: str) -> None:
         ("mark_position", {"name": "Embryo 3"}, "name", "pattern"),
         ("mark_position", {"name": "../../etc"}, "name", "pattern"),
         ("snap", {"n": 0}, "n", "1"),
+        ("snap", {"channels": [{"name": "gfp"}, {"name": "gfp"}]}, "channels", "twice"),
+        ("burst", {"frames": 3, "channels": [{"name": "gfp"}, {"name": "dapi"}]}, "channels", "1"),
+        ("snap", {"binning": 17}, "binning", "16"),
+        ("snap", {"roi": {"x_px": -1, "y_px": 0, "width_px": 1, "height_px": 1}}, "roi.x_px", "0"),
+        ("snap", {"focus": "sweep"}, "focus", "lock"),
+        ("snap", {"on_focus_fail": "hope"}, "on_focus_fail", "skip"),
+        ("z_stack", {"range_um": 4, "step_um": 2, "order": "zcc"}, "order", "zc"),
+        ("time_lapse", {**LAPSE, "rounds": 0}, "rounds", "1"),
+        ("time_lapse", {**LAPSE, "interval_s": -1.0}, "interval_s", "0"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "home", "kwargs": {"axis": "z"}}}, "do", "snap"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "time_lapse", "kwargs": LAPSE}}, "do", "snap"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "snap", "kwargs": {"n": 0}}}, "do.snap.kwargs.n", "1"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "z_stack"}}, "do.z_stack.kwargs", "required"),
+        ("multi_position", {"positions": [], "do": {"plan": "snap"}}, "positions", "1"),
+        ("multi_position", {"positions": ["nowhere"], "do": {"plan": "snap"}}, "positions.0", "mark_position"),
+        (
+            "multi_position",
+            {"positions": [HERE, {"x_um": 984.0, "y_um": 0.0}], "do": {"plan": "snap"}},
+            "positions.1.x_um",
+            "983",
+        ),
+        (
+            "multi_position",
+            {"positions": [HERE], "do": {"plan": "snap", "kwargs": {"position": HERE}}},
+            "do",
+            "leave out",
+        ),
+        ("multi_position", {"positions": [HERE], "do": {"plan": "snap"}, "safe_z_um": 251.0}, "safe_z_um", "250"),
         ("snap", {"position": "nowhere"}, "position", "mark_position"),
         ("snap", {"n": True}, "n", "integer"),
         ("snap", {"camera": "cam_c"}, "camera", "cam_a"),
