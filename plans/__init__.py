@@ -27,6 +27,7 @@ from ._state import (
     shutdown_safe,
 )
 from ._template import Estimate, PlanContext, Template
+from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
 
 __all__ = [
@@ -58,6 +59,8 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     z_stack,
     burst,
     acquire_volume,
+    tile_scan,
+    overview,
     multi_position,
     time_lapse,
 )

@@ -15,9 +15,17 @@ from ._imaging import snap
 from ._parameters import Parameters
 from ._stack import z_stack
 from ._template import Estimate, PlanContext, Template
+from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
 
-_IMAGING: tuple[Callable[[Scope], Template | None], ...] = (snap, z_stack, burst, acquire_volume)
+_IMAGING: tuple[Callable[[Scope], Template | None], ...] = (
+    snap,
+    z_stack,
+    burst,
+    acquire_volume,
+    tile_scan,
+    overview,
+)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "z_stack": {"range_um": 10, "step_um": 0.5, "centre_um": 20.0},
     "burst": {"frames": 20, "cameras": ["cam_a", "overview"], "channels": [{"name": "gfp"}]},
     "acquire_volume": {"slices": 20, "step_um": 0.5, "channels": [{"name": "gfp", "exposure_ms": 20.0}]},
+    "tile_scan": {"rows": 3, "columns": 4, "overlap_pct": 15.0, "camera": "overview"},
+    "overview": {"grid": {"rows": 2, "columns": 3, "step_x_um": 500.0, "step_y_um": 400.0}},
     "multi_position": {
         "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
         "do": {"plan": "snap", "kwargs": {"camera": "overview"}},
@@ -50,6 +52,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 LAPSE = {"do": {"plan": "snap"}, "interval_s": 1.0, "rounds": 3}
 HERE = {"x_um": 0.0, "y_um": 0.0}
+GRID = {"rows": 2, "columns": 2, "step_x_um": 10.0, "step_y_um": 10.0}
 
 
 def test_every_template_has_a_good_example() -> None:
@@ -98,6 +101,12 @@ def test_good_parameters_pass(name: str) -> None:
         ("time_lapse", {**LAPSE, "do": {"plan": "time_lapse", "kwargs": LAPSE}}, "do", "snap"),
         ("time_lapse", {**LAPSE, "do": {"plan": "snap", "kwargs": {"n": 0}}}, "do.snap.kwargs.n", "1"),
         ("time_lapse", {**LAPSE, "do": {"plan": "z_stack"}}, "do.z_stack.kwargs", "required"),
+        ("tile_scan", {"rows": 51, "columns": 50}, "rows", "2500"),
+        ("tile_scan", {"rows": 2, "columns": 2, "overlap_pct": 95.0}, "overlap_pct", "90"),
+        ("overview", {}, "positions", "either"),
+        ("overview", {"positions": [HERE], "grid": GRID}, "positions", "either"),
+        ("overview", {"grid": {**GRID, "step_x_um": 0}}, "grid.step_x_um", "0.1"),
+        ("overview", {"positions": [{"x_um": 984.0, "y_um": 0.0}]}, "positions.0.x_um", "983"),
         ("multi_position", {"positions": [], "do": {"plan": "snap"}}, "positions", "1"),
         ("multi_position", {"positions": ["nowhere"], "do": {"plan": "snap"}}, "positions.0", "mark_position"),
         (
