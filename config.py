@@ -32,7 +32,7 @@ from pydantic import (
 
 SCOPES = Path(__file__).parent / "scopes"
 ENV_PREFIX = "QUEUESCOPE_"
-RESERVED = {"burst", "channel", "volume"}
+RESERVED = {"burst", "channel", "lights_off", "volume"}
 """Names of the devices that every microscope gets (`queuescope.devices`)."""
 
 
@@ -69,7 +69,8 @@ def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 Limits = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ascending)]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+NAME = r"^[a-z][a-z0-9_]{0,31}$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 RootName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,31}$")]
 View = Literal["A", "B"]
 

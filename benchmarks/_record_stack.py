@@ -17,7 +17,7 @@ from typing import Any
 from ..config import Scope, load_scope
 from ..hardware import ConnectedHardware, FrameSettings, connect
 from ..layout import Layout
-from ..ledger import Ledger
+from ..ledger import Ledger, Operations
 from ..scripts import _operation
 from ..scripts._rest import Rest
 from ..scripts._up import stop
@@ -94,7 +94,7 @@ class RecordStack:
         if not outcome.succeeded or not lines:
             raise RuntimeError(f"{plan} {outcome.exit_status}: {outcome.message}")
         documents = [json.loads(line) for line in lines]
-        execution = Ledger(self.layout.ledger_db).by_run(outcome.run_uids[-1])
+        execution = Operations(Ledger(self.layout.ledger_db)).by_run(outcome.run_uids[-1])
         assert execution is not None
         return dict(execution.result), documents[0]["doc"], documents[-1]["doc"]
 

@@ -9,9 +9,11 @@ from ..hardware import Hardware
 from ..layout import Layout
 from ._autofocus import AutofocusDevice
 from ._axes import AxisPair, AxisPositioner, check_axis
-from ._camera import CameraDetector, CameraPlan
+from ._camera import CameraDetector, CameraPlan, in_series
 from ._events import HardwareEvents
+from ._geometry import CameraGeometry, Geometry
 from ._imaging import ImagingConfiguration
+from ._lights_off import LightsOff
 from ._program import ProgramFlyer, ProgramPlan
 from ._reconnection import Reconnection
 from ._recordings import RunRecordings
@@ -23,11 +25,14 @@ __all__ = [
     "AxisPair",
     "AxisPositioner",
     "CameraDetector",
+    "CameraGeometry",
     "CameraPlan",
     "ChannelSelector",
+    "Geometry",
     "ImagingConfiguration",
     "LabelledState",
     "LightGate",
+    "LightsOff",
     "ProgramFlyer",
     "ProgramPlan",
     "PropertyValue",
@@ -36,14 +41,15 @@ __all__ = [
     "TemperatureValue",
     "build_devices",
     "check_axis",
+    "in_series",
 ]
 
 
 def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dict[str, Any], RunRecordings]:
     """All devices of a microscope by name, and what closes the files of a run.
 
-    Besides the scope's devices and lights: ``channel`` (where the scope has channels), ``volume`` and ``burst`` (where it has
-    cameras).
+    Besides the scope's devices and lights: ``lights_off``; ``channel`` (where the scope has channels); ``volume`` and ``burst``
+    (where it has cameras).
     """
     recordings = RunRecordings(scope, layout, hardware)
     axes, events = scope.axes(), HardwareEvents(hardware)
@@ -69,6 +75,7 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
                 devices[name] = PropertyValue(name=name, hardware=hardware, settings=settings, events=events)
     for name, light in scope.lights.items():
         devices[name] = LightGate(name=name, hardware=hardware, settings=light, events=events)
+    devices["lights_off"] = LightsOff(name="lights_off", hardware=hardware, label="lights")
     if scope.channels:
         devices["channel"] = ChannelSelector(name="channel", hardware=hardware, scope=scope, events=events)
     cameras = {name: camera.label for name, camera in scope.of_kind("camera").items()}

@@ -12,7 +12,7 @@ from ..config import Autofocus as AutofocusSettings
 from ..hardware import FocusState, Hardware, LimitError, NotAllowedError
 from ._events import HardwareEvents
 from ._settings import Setting, is_number
-from ._status import in_thread
+from ._status import Pauses, in_thread
 
 ONCE = ("full", "incremental")
 
@@ -77,7 +77,7 @@ class AutofocusDevice(Setting):
         super().__init__(name=name, hardware=hardware, label=settings.label, events=events)
         self.settings = settings
         self.offset = FocusOffset(name=f"{name}_offset", parent=self)
-        self._busy: Status | None = None
+        self._pauses = Pauses()
 
     def state(self) -> FocusState:
         return self._hardware.focus_state(self.name)
@@ -100,16 +100,18 @@ class AutofocusDevice(Setting):
             return self.engage()
         if value is False:
             return in_thread(lambda: self._hardware.lock_focus(self.name, False), self)
-        self._busy = in_thread(lambda: self._hardware.focus(self.name, value), self)
-        return self._busy
+        self._pauses.busy = in_thread(self._pauses.allow(lambda: self._hardware.focus(self.name, value)), self)
+        return self._pauses.busy
 
     def engage(self, offset: float | None = None) -> Status:
         """Engage the lock, at an offset; done when it has locked."""
-        self._busy = in_thread(lambda: self._hardware.lock_focus(self.name, True, offset), self)
-        return self._busy
+        self._pauses.busy = in_thread(
+            self._pauses.allow(lambda: self._hardware.lock_focus(self.name, True, offset)), self
+        )
+        return self._pauses.busy
 
     def stop(self, *, success: bool = False) -> None:
-        if not success or (self._busy is not None and not self._busy.done):
+        if self._pauses.stops(success):
             self._hardware.stop((self.settings.axis,))
 
     def read_configuration(self) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from ..hardware import Hardware, LimitError
 from ._events import HardwareEvents
 from ._progress import Progress
 from ._settings import is_number
-from ._status import in_thread
+from ._status import Pauses, in_thread
 
 
 def check_axis(settings: AxisSettings, value: float) -> None:
@@ -63,6 +63,7 @@ class AxisPositioner(PositionerBase):
         self._hardware = hardware
         self.settings = settings
         self._setpoint: float | None = None
+        self._pauses = Pauses()
         self._events = events or HardwareEvents(hardware)
 
     def subscribe(self, callback: Any, event_type: str | None = None, run: bool = True) -> int:
@@ -101,7 +102,8 @@ class AxisPositioner(PositionerBase):
         self.check_value(position)
         self._setpoint = float(position)
         status = Progress(self, lambda: self.position, float(position), self.egu, timeout=timeout)
-        in_thread(lambda: self._hardware.move({self.settings.name: float(position)}), self, status)
+        self._pauses.busy = status
+        in_thread(self._pauses.allow(lambda: self._hardware.move({self.settings.name: float(position)})), self, status)
         if moved_cb is not None:
             status.add_callback(lambda _: moved_cb(obj=self))
         return status
@@ -119,7 +121,8 @@ class AxisPositioner(PositionerBase):
         return {"setpoint": readback if self._setpoint is None else self._setpoint, "readback": readback}
 
     def stop(self, *, success: bool = False) -> None:
-        self._hardware.stop((self.settings.name,))
+        if self._pauses.stops(success):
+            self._hardware.stop((self.settings.name,))
 
     def read(self) -> dict[str, dict[str, Any]]:
         return {self.name: {"value": self.position, "timestamp": time.time()}}
@@ -159,6 +162,7 @@ class AxisPair(Device):
         events: HardwareEvents | None = None,
     ) -> None:
         self.hardware, self.events = hardware, events or HardwareEvents(hardware)
+        self._pauses = Pauses()
         self.axis_settings = {component: axes[f"{name}.{component}"] for component in ("x", "y")}
         super().__init__("", name=name, labels={"stages"})
 
@@ -196,7 +200,9 @@ class AxisPair(Device):
             return tuple(found[name] for name in names)
 
         status = Progress(self, here, tuple(targets.values()), units, timeout=timeout)
-        return in_thread(lambda: self.hardware.move(targets), self, status)
+        self._pauses.busy = status
+        return in_thread(self._pauses.allow(lambda: self.hardware.move(targets)), self, status)
 
     def stop(self, *, success: bool = False) -> None:
-        self.hardware.stop(tuple(settings.name for settings in self.axis_settings.values()))
+        if self._pauses.stops(success):
+            self.hardware.stop(tuple(settings.name for settings in self.axis_settings.values()))

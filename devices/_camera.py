@@ -13,9 +13,15 @@ from ophyd.status import Status
 from ..config import Camera as CameraSettings
 from ..config import MultiCamera as MultiCameraSettings
 from ..hardware import DatasetPlan, DatasetState, FrameSettings, Hardware
+from ._geometry import CameraGeometry
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
 from ._status import finished, in_thread
+
+
+def in_series(camera: str, series: str) -> str:
+    """The dataset of a camera's frames in a series (a channel, a place); the camera's own name where it has but one."""
+    return f"{camera}_{series}" if series else camera
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class CameraDetector(OphydObject):
     After a pause the RunEngine repeats the messages since the last checkpoint; a frame that was taken but not yet told in
     a document stands, so the sample isn't exposed again.
 
-    A multi-camera is the same with a dataset for each of its cameras, which expose together.
+    A multi-camera is the same with a dataset for each of its cameras, which expose together. `another` takes frames of the same
+    camera into datasets of their own: of another channel, or another place.
     """
 
     def __init__(
@@ -48,16 +55,34 @@ class CameraDetector(OphydObject):
         settings: CameraSettings | MultiCameraSettings,
         recordings: RunRecordings,
         imaging: ImagingConfiguration,
+        series: str = "",
+        position: str | None = None,
     ) -> None:
-        super().__init__(name=name, labels={"cameras"})
+        super().__init__(name=in_series(name, series), labels={"cameras"})
         self._hardware, self._imaging = hardware, imaging
+        self._camera, self._series, self._position = name, series, position
         self.settings = settings
         self.cameras = settings.cameras if isinstance(settings, MultiCameraSettings) else (name,)
-        """Each has a dataset of its own name."""
+        """Each has a dataset of its own name (`in_series`)."""
+        self.geometry = None
+        if isinstance(settings, CameraSettings):
+            self.geometry = CameraGeometry(camera=name, hardware=hardware, label=settings.label, parent=None)
         self._recordings = recordings
         self._plan = CameraPlan()
         self._lock = threading.Lock()
         self._forget()
+
+    def another(self, series: str, position: str | None = None) -> CameraDetector:
+        """The same camera, whose frames go into datasets of this series, and whose light counts for this ``position``."""
+        return CameraDetector(
+            name=self._camera,
+            hardware=self._hardware,
+            settings=self.settings,
+            recordings=self._recordings,
+            imaging=self._imaging,
+            series=series,
+            position=position,
+        )
 
     def _forget(self) -> None:
         self._recording: str | None = None
@@ -104,7 +129,7 @@ class CameraDetector(OphydObject):
             opened = self._recordings.open(
                 *(
                     DatasetPlan(
-                        name=camera,
+                        name=in_series(camera, self._series),
                         camera=camera,
                         frames=plan.frames,
                         axis=plan.axis,
@@ -112,14 +137,15 @@ class CameraDetector(OphydObject):
                         channel=plan.channel,
                     )
                     for camera in self.cameras
-                )
+                ),
+                position=self._position,
             )
             self._recording, self._datasets = opened.recording, opened.datasets
             self._streams = {
                 name: self._recordings.asset_stream(dataset, plan.frames) for name, dataset in opened.datasets.items()
             }
         if isinstance(self.settings, MultiCameraSettings):
-            state = self._hardware.record_together(self._recording, self.name, plan.settings)
+            state = self._hardware.record_together(self._recording, self._camera, plan.settings)
         else:
             state = self._hardware.record_frame(self._recording, {self.name: plan.settings})
         self._datasets = state.datasets
@@ -155,8 +181,8 @@ class CameraDetector(OphydObject):
     def describe_configuration(self) -> dict[str, dict[str, Any]]:
         described: dict[str, dict[str, Any]] = {}
         for camera in self.cameras:
-            described |= self._imaging.describe(camera, self._configuration(camera))
+            described |= self._imaging.describe(camera, self._configuration(camera), in_series(camera, self._series))
         return described
 
     def _configuration(self, camera: str) -> dict[str, Any]:
-        return self._imaging.values(camera, self._plan.settings, self._plan.channel)
+        return self._imaging.values(camera, self._plan.settings, self._plan.channel, in_series(camera, self._series))

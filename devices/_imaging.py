@@ -14,8 +14,8 @@ _UNITS = {"exposure_ms": "ms", "pixel_um": "um", "power_pct": "%"}
 class ImagingConfiguration:
     """Of any camera: exposure, binning, ROI, gain and pixel size; light and power; objective, filters, presets, properties.
 
-    Keys are ``{camera}_exposure_ms``, ``{camera}_objective``, ``{camera}_emission`` …: what stands in the light path stands
-    under each camera, since a camera's descriptor is often all that a reader has.
+    Keys are ``{dataset}_exposure_ms``, ``{dataset}_objective``, ``{dataset}_emission`` …: what stands in the light path stands
+    under each dataset (a camera's name, or one that begins with it), since a descriptor is often all that a reader has.
     """
 
     def __init__(self, scope: Scope, hardware: Hardware) -> None:
@@ -27,8 +27,10 @@ class ImagingConfiguration:
         """A camera's label in the Micro-Manager configuration."""
         return str(self._scope.devices[camera].label)
 
-    def values(self, camera: str, settings: FrameSettings, channel: str | None) -> dict[str, Any]:
-        """Read now; what can't be read raises."""
+    def values(
+        self, camera: str, settings: FrameSettings, channel: str | None, dataset: str | None = None
+    ) -> dict[str, Any]:
+        """Read now; what can't be read raises. ``dataset``: None where it has its camera's name."""
         state: CameraState = self._hardware.configure_camera(camera)
         found: dict[str, Any] = {
             "exposure_ms": state.exposure_ms if settings.exposure_ms is None else settings.exposure_ms,
@@ -44,7 +46,7 @@ class ImagingConfiguration:
             found["gain"] = state.gain
         found |= {name: self._hardware.label(name) for name in self._labelled}
         found |= {name: self._hardware.value(name) for name in self._properties}
-        return {f"{camera}_{key}": value for key, value in found.items()}
+        return {f"{dataset or camera}_{key}": value for key, value in found.items()}
 
     def _power_pct(self, settings: FrameSettings) -> float:
         """What the light's power will be: the hardware takes the lowest that is allowed where none is asked for."""
@@ -55,12 +57,12 @@ class ImagingConfiguration:
         light = self._scope.lights.get(settings.light)
         return 0.0 if light is None else light.limits_pct[0]
 
-    def describe(self, camera: str, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    def describe(self, camera: str, values: dict[str, Any], dataset: str | None = None) -> dict[str, dict[str, Any]]:
         """Data keys of `values`."""
         own = f"mm:{self.label(camera)}"
         described: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
-            name = key.removeprefix(f"{camera}_")
+            name = key.removeprefix(f"{dataset or camera}_")
             part = self._scope.devices.get(name)
             source = own if part is None else f"mm:{part.label}"
             units = _UNITS.get(name) or getattr(part, "units", "")

@@ -27,7 +27,7 @@ from ..hardware import (
 )
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
-from ._status import in_thread
+from ._status import finished, in_thread
 
 log = logging.getLogger("queuescope.devices")
 
@@ -37,9 +37,13 @@ GATHER_S = 0.25
 """New frames are gathered this long before documents tell of them."""
 
 
+Program = VolumeProgram | BurstProgram
+
+
 @dataclass(frozen=True)
 class ProgramPlan:
-    program: VolumeProgram | BurstProgram
+    program: Program
+    """The first of those that the datasets have room for: the descriptor tells of this one."""
     datasets: tuple[DatasetPlan, ...]
     """One for each camera."""
 
@@ -61,7 +65,10 @@ class ProgramPlan:
 
 
 class ProgramFlyer(OphydObject):
-    """Prepared with a `ProgramPlan`, kicked off once, followed to its end; every message may be repeated after a pause.
+    """Prepared with a `ProgramPlan`, kicked off, followed to its end; every message may be repeated after a pause.
+
+    Prepared with the next program alone, it takes that into the same datasets, as often as they have room. `another` is a flyer
+    for datasets of its own in the same run.
 
     ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when it has ended.
     Stream documents name only frames on disk, one for all that are new since the last collection. A pause of the RunEngine
@@ -76,9 +83,11 @@ class ProgramFlyer(OphydObject):
         recordings: RunRecordings,
         labels: dict[str, str],
         imaging: ImagingConfiguration,
+        position: str | None = None,
     ) -> None:
         super().__init__(name=name, labels={"cameras"})
         self._hardware, self._imaging = hardware, imaging
+        self._position = position
         self._recordings = recordings
         self._labels = labels
         self._plan: ProgramPlan | None = None
@@ -87,6 +96,17 @@ class ProgramFlyer(OphydObject):
         self._prepare: Status | None = None
         self._kickoff: Status | None = None
         self._lock = threading.Lock()
+
+    def another(self, series: str, position: str | None = None) -> ProgramFlyer:
+        """A flyer like this one; its light counts for this ``position``."""
+        return ProgramFlyer(
+            name=f"{self.name}_{series}",
+            hardware=self._hardware,
+            recordings=self._recordings,
+            labels=self._labels,
+            imaging=self._imaging,
+            position=position,
+        )
 
     @property
     def ended(self) -> bool:
@@ -108,17 +128,26 @@ class ProgramFlyer(OphydObject):
 
     def stage(self) -> list[Any]:
         self._plan, self._state, self._streams, self._prepare, self._kickoff = None, None, {}, None, None
+        self._next: Program | None = None
+        self._started: Program | None = None
         return [self]
 
     def unstage(self) -> Status:
         return in_thread(self.stop, self)
 
-    def prepare(self, value: ProgramPlan) -> Status:
-        """Set the cameras and create the files; after it the stream can be declared. The same plan again changes nothing."""
+    def prepare(self, value: ProgramPlan | Program) -> Status:
+        """Set the cameras and create the files; after it the stream can be declared. The same plan again changes nothing.
+
+        With a program: that is what the next `kickoff` starts.
+        """
         with self._lock:
+            if not isinstance(value, ProgramPlan):
+                self._require()
+                self._next = value
+                return finished(self)
             if self._prepare is None or self._plan is not value:
                 self.stage()
-                self._plan = value
+                self._plan, self._next = value, value.program
                 self._prepare = in_thread(lambda: self._create_files(value), self)
             return self._prepare
 
@@ -126,7 +155,7 @@ class ProgramFlyer(OphydObject):
         for dataset in plan.datasets:
             exposure_ms = plan.settings(dataset.camera).exposure_ms
             self._hardware.configure_camera(dataset.camera, exposure_ms=exposure_ms)
-        state = self._recordings.open(*plan.datasets)
+        state = self._recordings.open(*plan.datasets, position=self._position)
         planned = {dataset.name: dataset.frames for dataset in plan.datasets}
         self._streams = {
             name: self._recordings.asset_stream(dataset, planned[name]) for name, dataset in state.datasets.items()
@@ -134,16 +163,18 @@ class ProgramFlyer(OphydObject):
         self._state = state
 
     def kickoff(self) -> Status:
-        """Start it; a second kickoff changes nothing."""
+        """Start the program that it was prepared with last; a second kickoff of the same changes nothing."""
         with self._lock:
-            if self._kickoff is None:
-                plan, state = self._require()
+            _, state = self._require()
+            program = self._next
+            if self._kickoff is None or self._started is not program:
+                self._started = program
 
                 def start() -> None:
-                    if isinstance(plan.program, BurstProgram):
-                        self._state = self._hardware.start_burst(state.recording, plan.program)
-                    else:
-                        self._state = self._hardware.start_volume(state.recording, plan.program)
+                    if isinstance(program, BurstProgram):
+                        self._state = self._hardware.start_burst(state.recording, program)
+                    elif program is not None:
+                        self._state = self._hardware.start_volume(state.recording, program)
 
                 self._kickoff = in_thread(start, self)
             return self._kickoff
@@ -164,8 +195,8 @@ class ProgramFlyer(OphydObject):
         """
         _, state = self._require()
         while not self.ended:
-            # Documents tell of frames that every dataset has: one that is ahead of the others is no news.
-            if not to_the_end and self.get_index() > max(stream.told for stream in self._streams.values()):
+            # A frame is told when every dataset has it: one view's frames alone are no news.
+            if not to_the_end and self.get_index() > min(stream.told for stream in self._streams.values()):
                 return
             try:
                 state = self._state = self._hardware.recording(
@@ -242,24 +273,24 @@ class ProgramFlyer(OphydObject):
 
     def describe_configuration(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for camera, values in self._configuration().items():
-            found |= self._imaging.describe(camera, values)
-            assert self._plan is not None
-            for axis, (_, units) in self._plan.places(camera).items():
-                found[_place_key(camera, axis)]["units"] = units
+        plan = self._plan
+        for dataset, values in self._configuration().items():
+            assert plan is not None
+            camera = next(one.camera for one in plan.datasets if one.name == dataset)
+            found |= self._imaging.describe(camera, values, dataset)
+            for axis, (_, units) in plan.places(camera).items():
+                found[_place_key(dataset, axis)]["units"] = units
         return found
 
     def _configuration(self) -> dict[str, dict[str, Any]]:
-        """By camera."""
-        if self._plan is None:
+        """By dataset."""
+        plan = self._plan
+        if plan is None:
             return {}
         return {
-            dataset.camera: self._imaging.values(dataset.camera, self._plan.settings(dataset.camera), dataset.channel)
-            | {
-                _place_key(dataset.camera, axis): list(places)
-                for axis, (places, _) in self._plan.places(dataset.camera).items()
-            }
-            for dataset in self._plan.datasets
+            one.name: self._imaging.values(one.camera, plan.settings(one.camera), one.channel, one.name)
+            | {_place_key(one.name, axis): list(places) for axis, (places, _) in plan.places(one.camera).items()}
+            for one in plan.datasets
         }
 
     def _require(self) -> tuple[ProgramPlan, RecordingState]:
@@ -268,6 +299,6 @@ class ProgramFlyer(OphydObject):
         return self._plan, self._state
 
 
-def _place_key(camera: str, axis: str) -> str:
+def _place_key(dataset: str, axis: str) -> str:
     """Under which a descriptor has the places of an axis: Tiled takes a dot for a path."""
-    return f"{camera}_{axis.replace('.', '_')}"
+    return f"{dataset}_{axis.replace('.', '_')}"

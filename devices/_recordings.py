@@ -66,8 +66,8 @@ class RunRecordings:
         for stream in self._streams:
             stream.commit()
 
-    def open(self, *datasets: DatasetPlan) -> RecordingState:
-        """Open the files of these datasets in the run that is open.
+    def open(self, *datasets: DatasetPlan, position: str | None = None) -> RecordingState:
+        """Open the files of these datasets in the run that is open. ``position``: whose dose its light is; None: the run's.
 
         Raises
         ------
@@ -83,7 +83,7 @@ class RunRecordings:
                 run_uid=self._run_uid,
                 datasets=datasets,
                 sample_id=self._sample_id,
-                position=self._position,
+                position=self._position if position is None else position,
                 session_id=self._session_id,
             )
             state = self._hardware.open_recording(plan)

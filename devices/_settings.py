@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from numbers import Real
@@ -165,6 +166,8 @@ class LightGate(Setting):
     ) -> None:
         super().__init__(name=name, hardware=hardware, label=settings.gate.label, events=events)
         self.settings = settings
+        self._turn = threading.Lock()
+        self._stops = 0
 
     def state(self) -> LightState:
         return self._hardware.light(self.name)
@@ -226,13 +229,23 @@ class LightGate(Setting):
                 limit=[low, high],
             )
 
-    def set(self, value: bool | float) -> Status:
+    def set(self, value: bool | float, *, max_s: float | None = None) -> Status:
+        """The hardware closes the gate again after ``max_s`` seconds, whatever becomes of us; None: as the scope says."""
         self.check_value(value)
-        power = None if isinstance(value, bool) else float(value)
-        return in_thread(lambda: self._hardware.set_light(self.name, value is not False, power), self)
+        power, stops = None if isinstance(value, bool) else float(value), self._stops
+
+        def switch() -> None:
+            with self._turn:
+                if stops == self._stops:  # else it was stopped meanwhile, and stays dark
+                    self._hardware.set_light(self.name, value is not False, power, max_s)
+
+        return in_thread(switch, self)
 
     def stop(self, *, success: bool = False) -> None:
-        self._hardware.set_light(self.name, False)
+        """Close the gate. What was about to open it opens it no more: after a pause the RunEngine asks again."""
+        self._stops += 1
+        with self._turn:
+            self._hardware.set_light(self.name, False)
 
 
 class ChannelSelector(Setting):

@@ -12,6 +12,8 @@ from typing import Any
 from ophyd.status import Status
 from ophyd.utils import InvalidState
 
+from ..hardware import HardwareError
+
 log = logging.getLogger("queuescope.devices")
 
 
@@ -74,6 +76,37 @@ def in_thread(work: Callable[[], Any], obj: Any, status: Status | None = None) -
 
     _Thread.start(run, f"{getattr(obj, 'name', obj)}")
     return status
+
+
+class Pauses:
+    """Whether work was stopped because the RunEngine pauses: it then calls ``stop(success=True)``, and does the work again when
+    it goes on. A failure would reach the plan in between, and end it.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self.busy: Status | None = None
+        """What was begun last."""
+
+    def stops(self, success: bool) -> bool:
+        """Whether ``stop(success=…)`` is to stop anything: in a pause only what was begun here and hasn't ended. A stage that
+        something else moves meanwhile (a volume) is left to that.
+        """
+        self._seen += success
+        return not success or (self.busy is not None and not self.busy.done)
+
+    def allow(self, work: Callable[[], Any]) -> Callable[[], None]:
+        """The same work, whose failure after such a stop is none."""
+        seen = self._seen
+
+        def run() -> None:
+            try:
+                work()
+            except HardwareError:
+                if self._seen == seen:
+                    raise
+
+        return run
 
 
 def _end(status: Status, error: Exception | None) -> None:

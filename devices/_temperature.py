@@ -13,7 +13,7 @@ from ..hardware import Hardware, HardwareError, HardwareTimeout, LimitError, Not
 from ._events import HardwareEvents
 from ._progress import Progress
 from ._settings import Setting, is_number
-from ._status import in_thread
+from ._status import Pauses, in_thread
 
 LOOK_EVERY_S = 0.5
 
@@ -40,7 +40,7 @@ class TemperatureValue(Setting):
         super().__init__(name=name, hardware=hardware, label=f"{settings.label}.{settings.property}", events=events)
         self.settings = settings
         self.units = settings.units
-        self._asked = 0
+        self._pauses = Pauses()
         self._stopped = threading.Event()
 
     def get(self) -> float:
@@ -71,16 +71,18 @@ class TemperatureValue(Setting):
                 limit=[low, high],
             )
 
-    def set(self, value: float, *, timeout: float | None = None) -> Status:
-        """Write the setpoint and wait, at most ``timeout`` seconds (None: the scope's ``timeout_s``). A later `set` takes an
-        earlier one's place, which fails then.
+    def set(self, value: float, *, timeout: float | None = None, reach: bool = True) -> Status:
+        """Write the setpoint and wait, at most ``timeout`` seconds (None: the scope's ``timeout_s``); with ``reach=False`` don't
+        wait for it. A later `set` takes an earlier one's place, which fails then.
         """
         self.check_value(value)
         target, limit_s = float(value), self.settings.timeout_s if timeout is None else timeout
         self._stopped.set()  # whoever waits for another target
         self._stopped = stopped = threading.Event()
+        if not reach:
+            return in_thread(lambda: self._hardware.set_value(self.name, target), self)
         status = Progress(self, self.get, target, self.units)
-        return in_thread(lambda: self._reach(target, limit_s, stopped), self, status)
+        return in_thread(self._pauses.allow(lambda: self._reach(target, limit_s, stopped)), self, status)
 
     def _reach(self, target: float, limit_s: float, stopped: threading.Event) -> None:
         settings, deadline = self.settings, time.monotonic() + limit_s
@@ -111,4 +113,5 @@ class TemperatureValue(Setting):
                 )
 
     def stop(self, *, success: bool = False) -> None:
+        self._pauses.stops(success)
         self._stopped.set()

@@ -101,9 +101,13 @@ class HardwareCalls(ABC):
         return self._call("apply_channel", channel)
 
     def configure_camera(
-        self, camera: str, exposure_ms: float | None = None, binning: int | None = None
+        self,
+        camera: str,
+        exposure_ms: float | None = None,
+        binning: int | None = None,
+        roi: tuple[int, int, int, int] | None = None,
     ) -> CameraState:
-        return self._call("configure_camera", camera, exposure_ms, binning)
+        return self._call("configure_camera", camera, exposure_ms, binning, roi)
 
     def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:
         return self._call("snap", camera, settings)

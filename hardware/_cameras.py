@@ -20,6 +20,8 @@ from ._optics import Optics
 from ._surface import CameraState, FrameSettings
 
 DTYPES = {1: "uint8", 2: "uint16"}
+Roi = tuple[int, int, int, int]
+"""x, y, width, height in unbinned pixels."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class Cameras:
                 limit=[low, high],
             )
 
-    def configure(self, name: str, exposure_ms: float | None, binning: int | None) -> CameraState:
+    def configure(
+        self, name: str, exposure_ms: float | None, binning: int | None, roi: Roi | None = None
+    ) -> CameraState:
         """Set what is not None and read it back; see `Hardware.configure_camera`."""
         label = self.camera(name).label
         if exposure_ms is not None:
@@ -120,6 +124,9 @@ class Cameras:
         text = None if binning is None else self._binning_text(name, label, binning)
         with self._current(name):
             if text is not None and binning is not None:
+                x, y, width, height = self.state(name).roi
+                kept = x - x % binning, y - y % binning, width - width % binning, height - height % binning
+                roi = kept if roi is None else roi
                 self.core(name).write(name, label, "Binning", text)
                 got = self._binning(name, label)
                 if got != binning:
@@ -130,6 +137,8 @@ class Cameras:
                         got=got,
                         limit=0,
                     )
+            if roi is not None:
+                self._set_roi(name, label, roi)
             if exposure_ms is not None:
                 self._set_exposure(name, label, exposure_ms)
             return self.state(name)
@@ -224,6 +233,35 @@ class Cameras:
                 value=exposure_ms,
                 got=got,
                 limit=limit,
+            )
+
+    def _set_roi(self, name: str, label: str, roi: Roi) -> None:
+        """In unbinned pixels. Call with the camera current; a refusal leaves what was."""
+        core = self.core(name)
+        binning, before = self._binning(name, label), core.ask(name, core.mm.getROI, label)
+        core.ask(name, core.mm.clearROI)
+        chip = [core.ask(name, size) * binning for size in (core.mm.getImageWidth, core.mm.getImageHeight)]
+        x, y, width, height = roi
+        fits = min(x, y) >= 0 and min(width, height) >= binning and x + width <= chip[0] and y + height <= chip[1]
+        if not fits or any(pixel % binning for pixel in roi):
+            core.ask(name, core.mm.setROI, *before)
+            raise LimitError(
+                f"{name} roi {list(roi)} (x, y, width, height) must lie on its chip of {chip[0]} × {chip[1]} pixels and be"
+                f" multiples of its binning {binning}",
+                thing=name,
+                value=list(roi),
+                limit=[0, 0, *chip],
+            )
+        if [width, height] != chip:
+            core.ask(name, core.mm.setROI, *(pixel // binning for pixel in roi))
+        got = tuple(int(pixel) * binning for pixel in core.ask(name, core.mm.getROI, label))
+        if got != tuple(roi):
+            raise ReadbackError(
+                f"{name} roi was set to {list(roi)} and reads {list(got)}: ask for what the camera can do",
+                thing=name,
+                value=list(roi),
+                got=list(got),
+                limit=0,
             )
 
     def _binning_text(self, name: str, label: str, binning: int) -> str:

@@ -465,10 +465,14 @@ class Microscope(HandsOver):
         self._callbacks.presets_may_differ()
 
     def configure_camera(
-        self, camera: str, exposure_ms: float | None = None, binning: int | None = None
+        self,
+        camera: str,
+        exposure_ms: float | None = None,
+        binning: int | None = None,
+        roi: tuple[int, int, int, int] | None = None,
     ) -> CameraState:
         self._idle("configure_camera")
-        return self._cameras.configure(camera, exposure_ms, binning)
+        return self._cameras.configure(camera, exposure_ms, binning, roi)
 
     def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:
         self._idle("snap")

@@ -357,9 +357,15 @@ class Hardware(Protocol):
         ...
 
     def configure_camera(
-        self, camera: str, exposure_ms: float | None = None, binning: int | None = None
+        self,
+        camera: str,
+        exposure_ms: float | None = None,
+        binning: int | None = None,
+        roi: tuple[int, int, int, int] | None = None,
     ) -> CameraState:
-        """Set what is not None, read back, return the state."""
+        """Set what is not None, read back, return the state. ``roi``: x, y, width, height in unbinned pixels, each a multiple of
+        the binning; a new binning keeps the ROI, as near as it can.
+        """
         ...
 
     def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..config import Scope
+from ..layout import Layout
 from ._burst import burst
 from ._imaging import snap
-from ._movement import move_axis, read_state
+from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
+from ._places import multi_position
+from ._positions import Positions
+from ._rounds import time_lapse
 from ._space import wait_for_space
 from ._stack import z_stack
+from ._state import (
+    autofocus,
+    mark_position,
+    read_state,
+    set_light,
+    set_objective,
+    set_temperature,
+    shutdown_safe,
+)
 from ._template import Estimate, PlanContext, Template
+from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
 
 __all__ = [
     "Estimate",
     "ParameterError",
     "PlanContext",
+    "Positions",
     "Problem",
     "Template",
     "build_plans",
+    "channel_names",
     "templates",
     "wait_for_space",
 ]
@@ -29,23 +46,47 @@ __all__ = [
 _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     read_state,
     move_axis,
+    move_xy,
+    move_z,
+    home,
+    set_light,
+    set_objective,
+    set_temperature,
+    autofocus,
+    mark_position,
+    shutdown_safe,
     snap,
     z_stack,
     burst,
     acquire_volume,
+    tile_scan,
+    overview,
+    multi_position,
+    time_lapse,
 )
 
 
-def templates(scope: Scope) -> dict[str, Template]:
+def templates(scope: Scope, layout: Layout | None = None) -> dict[str, Template]:
     """The templates that this microscope can carry out, with its bounds, by name. Needs no hardware.
 
-    What it has no devices for is left out: no `acquire_volume` without light-sheet views.
+    What it has no devices for is left out: no `acquire_volume` without light-sheet views. ``layout``: the data directory, which
+    has the positions that people marked; None: that of this process.
     """
+    positions = Positions(scope, layout or Layout())
     made = (make(scope) for make in _TEMPLATES)
-    return {template.name: template for template in made if template is not None}
+    return {template.name: replace(template, positions=positions) for template in made if template is not None}
 
 
-def build_plans(scope: Scope, devices: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+def channel_names(parameters: Any) -> list[str]:
+    """The channels that a plan with these parameters takes frames in, also through what it repeats (``do``)."""
+    while (do := getattr(parameters, "do", None)) is not None:
+        parameters = do.kwargs
+    return [channel.name for channel in getattr(parameters, "channels", None) or []]
+
+
+def build_plans(
+    scope: Scope, devices: Mapping[str, Any], layout: Layout | None = None
+) -> dict[str, Callable[..., Any]]:
     """The plans as queueserver's namespace wants them."""
-    context = PlanContext(scope, devices)
-    return {name: template.plan(context) for name, template in templates(scope).items()}
+    context = PlanContext(scope, devices, layout or Layout())
+    return {name: template.plan(context) for name, template in templates(scope, layout).items()}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from bluesky import preprocessors as bpp
 from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
-from ..devices import ProgramPlan
-from ..hardware import BurstProgram, BurstView, DatasetPlan
-from ._flying import fly
-from ._imaging import channel_name, frame_settings, go_and_select
-from ._parameters import MAX_FRAMES, Parameters, channel_field, choice, count, number, position_field
+from ..devices import ProgramPlan, in_series
+from ..hardware import BurstProgram, BurstView
+from ._acquisition import Flown, channels_of, frame_settings, one_run
+from ._imaging import common_fields
+from ._parameters import MAX_FRAMES, Parameters, choice, count, number
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 STEADY_OVERHEAD_S = 0.02
@@ -33,7 +32,8 @@ def burst(scope: Scope) -> Template | None:
             if len(set(names)) < len(names):
                 raise ValueError(f"cameras: {names} names a camera twice")
             if rate_hz is not None:
-                exposure_s = len(names) * (frame_settings(self, scope).exposure_ms or 0.0) / 1000
+                channel = channels_of(self)[0]
+                exposure_s = len(names) * (frame_settings(channel, scope).exposure_ms or 0.0) / 1000
                 if exposure_s * rate_hz > 1:
                     raise ValueError(
                         f"rate_hz: {rate_hz:g} frames a second need {1000 / rate_hz:g} ms each, the exposures take"
@@ -57,41 +57,42 @@ def burst(scope: Scope) -> Template | None:
             | None,
             None,
         ),
-        channels=(channel_field(scope), None),
-        position=(position_field(scope), None),
+        **common_fields(scope, channels=1),
     )
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Take frames in quick succession with one or more cameras; nothing moves meanwhile.
 
-        Moves to the position where one is given, and the channel's filter, before. As fast as the cameras go (rate_hz null) the
-        channel's light is on from the first frame to the last; at a steady rate during the exposures only. Returns the run UID,
-        the frames written, and the seconds from the first exposure until the last frame was on disk.
+        Moves to the position, the focus lock's stage and the channel's filter where given, before. As fast as the cameras go
+        (rate_hz null) the channel's light is on from the first frame to the last; at a steady rate during the exposures only.
+        Returns the run UID, the frames written, and the seconds from the first exposure until the last frame was on disk.
         """
-        flyer, settings = context.devices["burst"], frame_settings(parameters, context.scope)
+        return (yield from one_run(Burst(parameters, context)))
+
+    return Template("burst", model, body, _estimate, acquire=Burst)
+
+
+class Burst(Flown):
+    flyer = "burst"
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.waits = self.parameters.rate_hz is not None
+        self.cameras = tuple(self.parameters.cameras)
+
+    def program(self, channel: Any, series: str) -> PlanBody:
+        yield from ()
+        parameters, settings = self.parameters, frame_settings(channel, self.context.scope)
         views = tuple(
-            BurstView(dataset=camera, camera=camera, settings=settings, frames=parameters.frames)
-            for camera in parameters.cameras
+            BurstView(dataset=in_series(camera, series), camera=camera, settings=settings, frames=parameters.frames)
+            for camera in self.cameras
         )
-        datasets = tuple(
-            DatasetPlan(
-                name=camera, camera=camera, frames=parameters.frames, axis="t", channel=channel_name(parameters)
-            )
-            for camera in parameters.cameras
-        )
-        plan = ProgramPlan(BurstProgram(views=views, rate_hz=parameters.rate_hz), datasets)
-
-        def inner() -> PlanBody:
-            yield from go_and_select(parameters, context)
-            return (yield from fly(flyer, plan, {"motors": []}, waits=parameters.rate_hz is not None))
-
-        return (yield from bpp.stage_wrapper(inner(), [flyer]))
-
-    return Template("burst", model, body, _estimate)
+        datasets = self.datasets(self.cameras, parameters.frames, channel, series)
+        return ProgramPlan(BurstProgram(views=views, rate_hz=parameters.rate_hz), datasets)
 
 
 def _estimate(parameters: Any, scope: Scope) -> Estimate:
-    settings = frame_settings(parameters, scope)
+    settings = frame_settings(channels_of(parameters)[0], scope)
     exposure_s, cameras = (settings.exposure_ms or 10.0) / 1000, len(parameters.cameras)
     steady = parameters.rate_hz is not None
     seconds = parameters.frames * (1 / parameters.rate_hz if steady else exposure_s)

@@ -1,41 +1,54 @@
-"""Templates that take images: every frame goes to disk in the hardware process, the light is on during exposures only."""
+"""What all templates that take images have in common, and `snap`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import create_model
 
 from ..config import Scope
-from ..devices import CameraPlan
-from ..hardware import FrameSettings
-from ._movement import device_of
-from ._parameters import Parameters, channel_field, choice, count, position_field
+from ..devices import in_series
+from ._acquisition import Stepped, cameras_of, channels_of, frame_settings, one_run, series_of
+from ._parameters import Parameters, channel_field, choice, count, described, position_field
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 FRAME_OVERHEAD_S = 0.02
 """Readout, moves and writing of one software-triggered frame, beside its exposure."""
 
+MOST_CHANNELS = 8
 
-def frame_settings(parameters: Any, scope: Scope) -> FrameSettings:
-    """Exposure, light and power of the channel asked for; no channel: no light."""
-    if not parameters.channels:
-        return FrameSettings()
-    asked = parameters.channels[0]
-    channel = scope.channels[asked.name]
-    lowest = scope.lights[channel.light].limits_pct[0]
-    stored = lowest if channel.power_pct is None else channel.power_pct
-    return FrameSettings(
-        exposure_ms=channel.exposure_ms if asked.exposure_ms is None else asked.exposure_ms,
-        light=channel.light,
-        power_pct=stored if asked.power_pct is None else asked.power_pct,
+
+def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]:
+    """Parameters that are the same everywhere: channels, position, focus, on_focus_fail, roi, binning."""
+    focuses = ["none", *(["lock"] if scope.of_kind("autofocus") else [])]
+    roi = create_model(
+        "roi",
+        __base__=Parameters,
+        x_px=(count(0, 100_000, "left edge, unbinned pixels"), ...),
+        y_px=(count(0, 100_000, "upper edge, unbinned pixels"), ...),
+        width_px=(count(1, 100_000, "width, unbinned pixels"), ...),
+        height_px=(count(1, 100_000, "height, unbinned pixels"), ...),
     )
-
-
-def channel_name(parameters: Any) -> str | None:
-    return parameters.channels[0].name if parameters.channels else None
+    return {
+        "channels": (channel_field(scope, channels), None),
+        "position": (position_field(scope), None),
+        "focus": (choice(focuses, "lock: engage the focus lock before the frames, release it after them"), "none"),
+        "on_focus_fail": (
+            choice(
+                ["fail", "skip", "last"],
+                "where the focus isn't found: fail the run, take no frames then, or go to where it was found last",
+            ),
+            "fail",
+        ),
+        "roi": (
+            described(
+                roi | None, "part of the chip, put back afterwards: {x_px, y_px, width_px, height_px}; null: as it is"
+            ),
+            None,
+        ),
+        "binning": (count(1, 16, "binning, put back afterwards; null: as it is") | None, None),
+    }
 
 
 def camera_choices(scope: Scope) -> list[str]:
@@ -43,39 +56,29 @@ def camera_choices(scope: Scope) -> list[str]:
     return [*scope.of_kind("camera"), *scope.of_kind("multi_camera")]
 
 
-def cameras_of(scope: Scope, camera: str) -> tuple[str, ...]:
-    """The cameras that expose: this one, or those of a multi-camera. Each has a dataset of its name."""
-    together = scope.of_kind("multi_camera").get(camera)
-    return (camera,) if together is None else tuple(together.cameras)
+def imaging_estimate(
+    parameters: Any, scope: Scope, cameras: Iterable[str], frames: int, exposures: int | None = None
+) -> Estimate:
+    """``frames``: of each camera in each channel; ``exposures``: how often the light is on for them, None: for each by itself."""
+    cameras = list(cameras)
+    times = frames * len(cameras) if exposures is None else exposures
+    seconds = 1.0
+    counts: dict[str, int] = {}
+    dose: dict[str, float] = {}
+    for channel in channels_of(parameters):
+        settings = frame_settings(channel, scope)
+        exposure_s = (settings.exposure_ms or 10.0) / 1000
+        seconds += times * (exposure_s + FRAME_OVERHEAD_S)
+        counts |= {in_series(camera, series_of(parameters, channel)): frames for camera in cameras}
+        if settings.light:
+            dose[settings.light] = dose.get(settings.light, 0.0) + times * exposure_s * (settings.power_pct or 0.0)
+    return Estimate(seconds=seconds, frames=counts, dose=dose)
 
 
-def datasets_of(scope: Scope, camera: str, frames: int) -> dict[str, int]:
-    """Frames by dataset."""
-    return dict.fromkeys(cameras_of(scope, camera), frames)
-
-
-def imaging_estimate(parameters: Any, scope: Scope, frames: dict[str, int], exposures: int | None = None) -> Estimate:
-    """``exposures``: how often the light is on; None: for each frame by itself."""
-    settings = frame_settings(parameters, scope)
-    exposure_s = (settings.exposure_ms or 10.0) / 1000
-    total = sum(frames.values()) if exposures is None else exposures
-    dose = {settings.light: total * exposure_s * (settings.power_pct or 0.0)} if settings.light else {}
-    return Estimate(seconds=1.0 + total * (exposure_s + FRAME_OVERHEAD_S), frames=frames, dose=dose)
-
-
-def go_and_select(parameters: Any, context: PlanContext) -> PlanBody:
-    """Go to the position and apply the channel's preset and filter."""
-    position = parameters.position
-    if isinstance(position, str):
-        position = context.scope.positions[position]
-    if position is not None:
-        x, _, z = context.scope.sample_axes()
-        if x:
-            yield from bps.mv(context.devices[x.partition(".")[0]], (position.x_um, position.y_um))
-        if z and position.z_um is not None:
-            yield from bps.mv(device_of(context, z), position.z_um)
-    if parameters.channels:
-        yield from bps.mv(context.devices["channel"], parameters.channels[0].name)
+class Snap(Stepped):
+    def points(self) -> PlanBody:
+        yield from ()
+        return [{} for _ in range(self.parameters.n)]
 
 
 def snap(scope: Scope) -> Template | None:
@@ -86,32 +89,19 @@ def snap(scope: Scope) -> Template | None:
         "snap",
         __base__=Parameters,
         camera=(choice(cameras, "the camera"), cameras[0]),
-        n=(count(1, 10_000, "how many frames"), 1),
-        channels=(channel_field(scope), None),
-        position=(position_field(scope), None),
+        n=(count(1, 10_000, "how many frames, of each channel"), 1),
+        **common_fields(scope),
     )
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Take one or more frames with one camera, or with cameras that expose together.
 
-        Moves to the position where one is given, and the channel's filter. The channel's light is on during the exposures.
-        Returns the run UID and the frames written.
+        Moves to the position where one is given, the focus lock's stage where it is asked for, and the channels' filters. A
+        channel's light is on during its exposures. Returns the run UID and the frames written.
         """
-        camera = context.devices[parameters.camera]
-        settings = frame_settings(parameters, context.scope)
+        return (yield from one_run(Snap(parameters, context)))
 
-        def inner() -> PlanBody:
-            yield from go_and_select(parameters, context)
-            plan = CameraPlan(settings=settings, frames=parameters.n, axis="t", channel=channel_name(parameters))
-            run_uid = yield from bps.open_run({"detectors": [camera.name]})
-            yield from bps.prepare(camera, plan, wait=True)
-            for _ in range(parameters.n):
-                yield from bps.checkpoint()
-                yield from bps.trigger_and_read([camera])
-            frames = camera.get_index()
-            yield from bps.close_run()
-            return {"run_uid": run_uid, "datasets": datasets_of(context.scope, camera.name, frames)}
+    def estimate(parameters: Any, scope: Scope) -> Estimate:
+        return imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), parameters.n, parameters.n)
 
-        return (yield from bpp.stage_wrapper(inner(), [camera]))
-
-    return Template("snap", model, body, lambda p, s: imaging_estimate(p, s, datasets_of(s, p.camera, p.n), p.n))
+    return Template("snap", model, body, estimate, acquire=Snap)

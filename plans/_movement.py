@@ -1,4 +1,4 @@
-"""Templates that move one axis or only look."""
+"""Templates that move the sample or one axis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pydantic import create_model, model_validator
 
 from ..config import Scope
 from ._parameters import Parameters, choice, number
+from ._reading import observe, value
 from ._template import Estimate, PlanBody, PlanContext, Template
+
+MOVE_S = 1.0
+"""What a move counts in an estimate: no scope file says how fast its stages are."""
 
 
 def device_of(context: PlanContext, axis: str) -> Any:
@@ -17,6 +21,22 @@ def device_of(context: PlanContext, axis: str) -> Any:
     name, _, component = axis.partition(".")
     device = context.devices[name]
     return getattr(device, component) if component else device
+
+
+def move_run(positioner: Any, target: Any) -> PlanBody:
+    """One run: read, move, read back. Events: before and after.
+
+    Returns
+    -------
+    tuple
+        The run UID, and the readings before and after by name.
+    """
+    run_uid = yield from bps.open_run({"motors": [positioner.name]})
+    before = yield from observe(positioner)
+    yield from bps.mv(positioner, target)
+    after = yield from observe(positioner)
+    yield from bps.close_run()
+    return run_uid, before, after
 
 
 def move_axis(scope: Scope) -> Template | None:
@@ -55,31 +75,99 @@ def move_axis(scope: Scope) -> Template | None:
         Moves the axis named and nothing else; uses no light. Returns where it was, where it was sent and where it is.
         """
         positioner = device_of(context, parameters.axis)
-        before = yield from bps.rd(positioner)
+        before = yield from value(positioner)
         target = parameters.to if parameters.to is not None else before + parameters.by
-        run_uid = yield from bps.open_run()
-        yield from bps.mv(positioner, target)
-        reading = yield from bps.trigger_and_read([positioner])
-        yield from bps.close_run()
-        after = reading[positioner.name]["value"]
-        return {"run_uid": run_uid, "axis": parameters.axis, "before": before, "target": target, "after": after}
+        run_uid, _, after = yield from move_run(positioner, target)
+        return {
+            "run_uid": run_uid,
+            "axis": parameters.axis,
+            "before": before,
+            "target": target,
+            "after": after[positioner.name],
+        }
 
-    return Template("move_axis", model, body, lambda _parameters, _scope: Estimate(seconds=1.0))
+    return Template("move_axis", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
 
 
-def read_state(scope: Scope) -> Template:
-    model = create_model("read_state", __base__=Parameters)
+def move_xy(scope: Scope) -> Template | None:
+    x, y, _ = scope.sample_axes()
+    if x is None or y is None:
+        return None
+    axes = scope.axes()
+    model = create_model(
+        "move_xy",
+        __base__=Parameters,
+        x_um=(number(*axes[x].limits, "um", "x of the sample"), ...),
+        y_um=(number(*axes[y].limits, "um", "y of the sample"), ...),
+    )
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
-        """Read every position, label, value and light of the microscope.
+        """Move the sample in x and y, wait for both, read them back.
 
-        Moves nothing and uses no light. Returns the readings by name; a reading that fails fails the run.
+        Moves the XY stage, both axes at once, and nothing else; uses no light. Returns where it was, where it was sent and
+        where it is.
         """
-        cameras = set(scope.of_kind("camera", "multi_camera")) | {"volume", "burst"}
-        devices = [device for name, device in context.devices.items() if name not in cameras]
-        run_uid = yield from bps.open_run()
-        reading = yield from bps.trigger_and_read(devices)
-        yield from bps.close_run()
-        return {"run_uid": run_uid, "state": {name: entry["value"] for name, entry in reading.items()}}
+        stage = context.devices[x.partition(".")[0]]
+        target = (parameters.x_um, parameters.y_um)
+        run_uid, before, after = yield from move_run(stage, target)
+        names = {"x_um": stage.x.name, "y_um": stage.y.name}
+        return {
+            "run_uid": run_uid,
+            "before": {um: before[name] for um, name in names.items()},
+            "target": dict(zip(names, target, strict=True)),
+            "after": {um: after[name] for um, name in names.items()},
+        }
 
-    return Template("read_state", model, body, lambda _parameters, _scope: Estimate(seconds=0.5))
+    return Template("move_xy", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+
+
+def move_z(scope: Scope) -> Template | None:
+    _, _, z = scope.sample_axes()
+    if z is None:
+        return None
+    model = create_model(
+        "move_z",
+        __base__=Parameters,
+        z_um=(number(*scope.axes()[z].limits, "um", "z of the sample"), ...),
+    )
+
+    def body(parameters: Any, context: PlanContext) -> PlanBody:
+        """Move the sample in z, wait for it, read it back.
+
+        Moves the stage called z and nothing else; uses no light. Returns where it was, where it was sent and where it is.
+        """
+        run_uid, before, after = yield from move_run(context.devices[z], parameters.z_um)
+        return {"run_uid": run_uid, "before": before[z], "target": parameters.z_um, "after": after[z]}
+
+    return Template("move_z", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+
+
+def home(scope: Scope) -> Template | None:
+    homes = {name: axis.home for name, axis in scope.axes().items() if axis.home is not None}
+    if not homes:
+        return None
+    model = create_model(
+        "home", __base__=Parameters, axis=(choice(list(homes), "the stage; scope.yml says where its home is"), ...)
+    )
+
+    def body(parameters: Any, context: PlanContext) -> PlanBody:
+        """Move one stage to its home (scope.yml: devices.….home), wait for it, read it back. For people only.
+
+        Moves the stage named and nothing else, by an ordinary move: its origin stays, no controller's homing is started. Uses
+        no light. Returns where it was, its home and where it is.
+        """
+        axis = parameters.axis
+        run_uid, before, after = yield from move_run(device_of(context, axis), homes[axis])
+        return {"run_uid": run_uid, "axis": axis, "before": before[axis], "target": homes[axis], "after": after[axis]}
+
+    return Template("home", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+
+
+def retract(context: PlanContext) -> PlanBody:
+    """Bring every stage of `safety.retract_first` to its home, one after the other; return where they stand, by name."""
+    found = {}
+    for name in context.scope.safety.retract_first:
+        stage = context.devices[name]
+        yield from bps.mv(stage, context.scope.axes()[name].home)
+        found[name] = yield from value(stage)
+    return found

@@ -7,9 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    create_model,
+)
 
 from ..config import Scope
+from ._positions import Positions
 
 MAX_FRAMES = 100_000
 """Most frames of one camera in one run."""
@@ -44,8 +57,10 @@ class ParameterError(ValueError):
         super().__init__(f"plan {plan!r} refused: " + "; ".join(str(problem) for problem in problems))
 
 
-def check_parameters(plan: str, model: type[Parameters], kwargs: Mapping[str, Any]) -> Parameters:
-    """Validate keyword arguments of a plan.
+def check_parameters(
+    plan: str, model: type[Parameters], kwargs: Mapping[str, Any], positions: Positions | None = None
+) -> Parameters:
+    """Validate keyword arguments of a plan; ``positions`` has the names of places.
 
     Raises
     ------
@@ -53,7 +68,7 @@ def check_parameters(plan: str, model: type[Parameters], kwargs: Mapping[str, An
         With field, value and limit of everything that is wrong.
     """
     try:
-        return model.model_validate(dict(kwargs))
+        return model.model_validate(dict(kwargs), context={"positions": positions})
     except ValidationError as error:
         raise ParameterError(plan, [_problem(e) for e in error.errors(include_url=False)]) from None
 
@@ -91,8 +106,12 @@ def choice(options: list[str] | tuple[str, ...], doc: str) -> Any:
     return Annotated[Literal[tuple(options)], Field(description=doc)]
 
 
-def channel_field(scope: Scope) -> Any:
-    """``channels``: at most one ``{name, exposure_ms?, power_pct?}`` a run, each bounded by its own light and cameras."""
+def described(annotation: Any, doc: str) -> Any:
+    return Annotated[annotation, Field(description=doc)]
+
+
+def channel_field(scope: Scope, most: int) -> Any:
+    """``channels``: ``{name, exposure_ms?, power_pct?}``, each bounded by its own light and cameras, none twice."""
     exposures = [camera.exposure_ms for camera in scope.of_kind("camera").values()] or [(0.0, 0.0)]
     shortest, longest = max(low for low, _ in exposures), min(high for _, high in exposures)
     entries = []
@@ -116,12 +135,27 @@ def channel_field(scope: Scope) -> Any:
         for other in entries[1:]:
             union = union | other
         entry = Annotated[union, Field(discriminator="name")]
-    doc = "the channel, one a run: [{name, exposure_ms?, power_pct?}]; none: no light"
-    return Annotated[list[entry], Field(max_length=1, description=doc)] | None
+    most = min(most, max(len(entries), 1))
+    doc = "the channels, one after the other" if most > 1 else "the channel, at most one"
+    doc += ": [{name, exposure_ms?, power_pct?}]; none: no light"
+    listed = Annotated[list[entry], Field(max_length=most, description=doc), AfterValidator(_no_channel_twice)]
+    return listed | None
+
+
+def _no_channel_twice(channels: list[Any]) -> list[Any]:
+    names = [channel.name for channel in channels]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{names} names a channel twice")
+    return channels
 
 
 def position_field(scope: Scope) -> Any:
     """``position``: a named position, ``{x_um, y_um, z_um?}``, or null to stay."""
+    return place_field(scope, "a named position, {x_um, y_um, z_um?}, or null to stay") | None
+
+
+def place_field(scope: Scope, doc: str) -> Any:
+    """A place: by its name (in scope.yml, or marked by a person since: `Positions`), or ``{x_um, y_um, z_um?}``."""
     x, y, z = scope.sample_axes()
     fields: dict[str, Any] = {}
     axes = scope.axes()
@@ -130,7 +164,18 @@ def position_field(scope: Scope) -> Any:
         fields["y_um"] = (number(*axes[y].limits, "um", "y of the sample"), ...)
     if z:
         fields["z_um"] = (number(*axes[z].limits, "um", "z of the sample") | None, None)
-    options: Any = create_model("position", __base__=Parameters, **fields)
-    if scope.positions:
-        options = Literal[tuple(scope.positions)] | options
-    return Annotated[options, Field(description="a named position, {x_um, y_um, z_um?}, or null to stay")] | None
+    place = create_model("position", __base__=Parameters, **fields)
+
+    def by_name(value: Any, check_place: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return check_place(value)
+        positions: Positions | None = (info.context or {}).get("positions")
+        known = sorted(scope.positions) if positions is None else positions.names()
+        if value not in known:
+            raise ValueError(
+                f"there is no position {value!r}, there are {known}: a person marks one (mark_position), or scope.yml names it"
+            )
+        return value
+
+    schema = {"anyOf": [{"type": "string"}, place.model_json_schema()], "description": doc}
+    return Annotated[place, WrapValidator(by_name), WithJsonSchema(schema)]

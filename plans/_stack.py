@@ -9,26 +9,90 @@ from bluesky import preprocessors as bpp
 from pydantic import create_model, model_validator
 
 from ..config import Scope
-from ..devices import ProgramPlan
-from ..hardware import DatasetPlan, VolumeProgram, VolumeView
-from ._flying import fly
-from ._imaging import (
-    camera_choices,
-    cameras_of,
-    channel_name,
-    datasets_of,
-    frame_settings,
-    go_and_select,
-    imaging_estimate,
-)
+from ..devices import ProgramPlan, in_series
+from ..hardware import VolumeProgram, VolumeView
+from ._acquisition import Acquisition, Flown, Stepped, cameras_of, channels_of, frame_settings, one_run
+from ._imaging import camera_choices, common_fields, imaging_estimate
 from ._movement import device_of
-from ._parameters import MAX_FRAMES, Parameters, channel_field, choice, number, position_field
+from ._parameters import MAX_FRAMES, Parameters, choice, number
+from ._reading import value
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 
 def centred_steps(centre: float, slices: int, step: float) -> list[float]:
     """``slices`` positions ``step`` apart around ``centre``, in ascending order for a positive step."""
     return [centre + (index - (slices - 1) / 2) * step for index in range(slices)]
+
+
+def stack_slices(range_um: float, step_um: float) -> int:
+    """Slices that cover a range: one more than there are whole steps in it."""
+    return int(range_um / step_um + 1e-9) + 1
+
+
+def stack_targets(acquisition: Acquisition) -> PlanBody:
+    """Where the slices of one round are, around where the axis is now or around ``centre_um``; all of them allowed."""
+    parameters = acquisition.parameters
+    axis = device_of(acquisition.context, parameters.axis)
+    centre = parameters.centre_um
+    if centre is None:
+        centre = yield from value(axis)
+    targets = centred_steps(centre, stack_slices(parameters.range_um, parameters.step_um), parameters.step_um)
+    for target in targets:
+        axis.check_value(target)
+    return targets
+
+
+class Stack(Flown):
+    """One channel's whole stack after the other's: the hardware process moves the stage."""
+
+    waits = True
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.moves = self.parameters.axis
+        self.cameras = cameras_of(self.context.scope, self.parameters.camera)
+        self.metadata = {"motors": [self.moves], "volume_trigger": "software"}
+
+    def program(self, channel: Any, series: str) -> PlanBody:
+        parameters, targets = self.parameters, (yield from stack_targets(self))
+        view = VolumeView(
+            dataset=in_series(parameters.camera, series),
+            camera=parameters.camera,
+            settings=frame_settings(channel, self.context.scope),
+            piezo=parameters.axis,
+            piezo_um=tuple(targets),
+        )
+        datasets = self.datasets(self.cameras, len(targets), channel, series, axis="z", step_um=parameters.step_um)
+        return ProgramPlan(VolumeProgram(views=(view,), trigger="software"), datasets)
+
+
+class StackByStep(Stepped):
+    """All channels at each slice."""
+
+    axis = "z"
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.moves, self.step_um = self.parameters.axis, self.parameters.step_um
+        self.metadata = {"motors": [self.moves], "volume_trigger": "software"}
+
+    def points(self) -> PlanBody:
+        axis = device_of(self.context, self.parameters.axis)
+        return [{axis: target} for target in (yield from stack_targets(self))]
+
+    def _take(self) -> PlanBody:
+        axis = device_of(self.context, self.parameters.axis)
+        before = yield from value(axis)
+
+        def back() -> PlanBody:
+            yield from bps.mv(axis, before)
+
+        yield from bpp.finalize_wrapper(super()._take(), back)
+
+
+def stack_of(parameters: Any, *args: Any, **more: Any) -> Acquisition:
+    by_step = parameters.order == "zc" and len(channels_of(parameters)) > 1
+    return (StackByStep if by_step else Stack)(parameters, *args, **more)
 
 
 def z_stack(scope: Scope) -> Template | None:
@@ -69,61 +133,28 @@ def z_stack(scope: Scope) -> Template | None:
         range_um=(number(0, widest, "um", "height of the stack, first to last slice"), ...),
         step_um=(number(0.01, max(widest, 0.01), "um", "distance of two slices"), ...),
         centre_um=(number(lowest, highest, "um", "middle of the stack; null: where the axis is") | None, None),
+        order=(
+            choice(
+                ["cz", "zc"], "with several channels: cz, one whole stack after the other; zc, all channels at each z"
+            ),
+            "cz",
+        ),
         axis=(choice(list(stages), "the stage that moves"), z if z in stages else next(iter(stages), ...)),
         camera=(choice(cameras, "the camera"), cameras[0] if cameras else ...),
-        channels=(channel_field(scope), None),
-        position=(position_field(scope), None),
+        **common_fields(scope),
     )
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Take a stack: move a stage step by step, one frame at each, then go back to where it was.
 
-        Moves the axis named (and to the position and the channel's filter where given). The channel's light is on during the
-        exposures. Returns the run UID, the frames written, and the seconds from the first exposure until the last frame was
-        on disk.
+        Moves the axis named (and to the position, the focus lock's stage and the channels' filters where given). A channel's
+        light is on during its exposures. Returns the run UID, the frames written, and the seconds from the first exposure until
+        the last frame was on disk.
         """
-        volume, axis = context.devices["volume"], device_of(context, parameters.axis)
-        slices = stack_slices(parameters.range_um, parameters.step_um)
-        settings = frame_settings(parameters, context.scope)
-
-        def inner() -> PlanBody:
-            yield from go_and_select(parameters, context)
-            start = yield from bps.rd(axis)
-            centre = start if parameters.centre_um is None else parameters.centre_um
-            targets = centred_steps(centre, slices, parameters.step_um)
-            for target in targets:
-                axis.check_value(target)
-            view = VolumeView(
-                dataset=parameters.camera,
-                camera=parameters.camera,
-                settings=settings,
-                piezo=axis.name,
-                piezo_um=tuple(targets),
-            )
-            datasets = tuple(
-                DatasetPlan(
-                    name=camera,
-                    camera=camera,
-                    frames=slices,
-                    axis="z",
-                    step_um=parameters.step_um,
-                    channel=channel_name(parameters),
-                )
-                for camera in cameras_of(context.scope, parameters.camera)
-            )
-            program = VolumeProgram(views=(view,), trigger="software")
-            metadata = {"motors": [axis.name], "volume_trigger": "software"}
-            return (yield from fly(volume, ProgramPlan(program, datasets), metadata, waits=True))
-
-        return (yield from bpp.stage_wrapper(inner(), [volume]))
+        return (yield from one_run(stack_of(parameters, context)))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         slices = stack_slices(parameters.range_um, parameters.step_um)
-        return imaging_estimate(parameters, scope, datasets_of(scope, parameters.camera, slices), slices)
+        return imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), slices, slices)
 
-    return Template("z_stack", model, body, estimate)
-
-
-def stack_slices(range_um: float, step_um: float) -> int:
-    """Slices that cover a range: one more than there are whole steps in it."""
-    return int(range_um / step_um + 1e-9) + 1
+    return Template("z_stack", model, body, estimate, acquire=stack_of)

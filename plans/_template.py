@@ -10,7 +10,9 @@ from typing import Any
 from bluesky_queueserver import parameter_annotation_decorator
 
 from ..config import Scope
+from ..layout import Layout
 from ._parameters import Parameters, check_parameters
+from ._positions import Positions
 
 PlanBody = Generator[Any, Any, Any]
 
@@ -21,6 +23,11 @@ class PlanContext:
 
     scope: Scope
     devices: Mapping[str, Any]
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def positions(self) -> Positions:
+        return Positions(self.scope, self.layout)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class Template:
     model: type[Parameters]
     body: Callable[[Any, PlanContext], PlanBody]
     estimate: Callable[[Any, Scope], Estimate]
+    acquire: Callable[..., Any] | None = None
+    """For templates that take images: the `Acquisition` of parameters and context, which other templates repeat."""
+    positions: Positions | None = None
+    """Whose names a parameter `position` may have; None: those of the scope file alone."""
 
     @property
     def doc(self) -> str:
@@ -47,7 +58,7 @@ class Template:
 
     def check(self, kwargs: Mapping[str, Any]) -> Parameters:
         """The validated parameters; `ParameterError` names field, value and limit of what is wrong."""
-        return check_parameters(self.name, self.model, kwargs)
+        return check_parameters(self.name, self.model, kwargs, self.positions)
 
     def plan(self, context: PlanContext) -> Callable[..., PlanBody]:
         """The plan as queueserver loads it: a generator function whose signature and bounds come from the model."""

@@ -9,12 +9,13 @@ from bluesky import preprocessors as bpp
 from pydantic import Field, FiniteFloat, create_model, model_validator
 
 from ..config import Calibration, Galvo, Scope
-from ..devices import ProgramPlan
-from ..hardware import DatasetPlan, VolumeProgram, VolumeView, slice_timing, volume_ms
-from ._flying import fly
-from ._imaging import channel_name, frame_settings, go_and_select, imaging_estimate
+from ..devices import ProgramPlan, in_series
+from ..hardware import VolumeProgram, VolumeView, slice_timing, volume_ms
+from ._acquisition import Flown, channels_of, frame_settings, one_run
+from ._imaging import common_fields, imaging_estimate
 from ._movement import device_of
-from ._parameters import Parameters, channel_field, choice, count, number, position_field
+from ._parameters import Parameters, choice, count, number
+from ._reading import value
 from ._stack import centred_steps
 from ._template import Estimate, PlanBody, PlanContext, Template
 
@@ -73,70 +74,65 @@ def acquire_volume(scope: Scope) -> Template | None:
             "stored",
         ),
         order=(choice(orders, "both views at each slice, or one view after the other"), orders[0]),
-        channels=(channel_field(scope), None),
-        position=(position_field(scope), None),
+        **common_fields(scope),
     )
+
+    class Volume(Flown):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            self.waits = scope.volume.trigger == "software"
+            self._views = chosen_views(self.parameters, views)
+            self.cameras = tuple(views[view][0] for view in self._views)
+            self.metadata = {
+                "motors": [views[view][1] for view in self._views],
+                "volume_trigger": scope.volume.trigger,
+            }
+
+        def program(self, channel: Any, series: str) -> PlanBody:
+            parameters, centres = self.parameters, {}
+            for view in self._views:
+                centres[view] = parameters.centre_piezo_um
+                if centres[view] is None:
+                    centres[view] = yield from value(device_of(self.context, views[view][1]))
+            program = program_of(parameters, scope, views, centres, check=True, channel=channel, series=series)
+            datasets = self.datasets(
+                self.cameras, parameters.slices, channel, series, axis="z", step_um=parameters.step_um
+            )
+            return ProgramPlan(program, datasets)
+
+        def _take(self) -> PlanBody:
+            offset, before = self.parameters.sheet_offset_deg, {}
+            galvos = [galvo for view in self._views if (galvo := views[view][2]) is not None]
+
+            def placed() -> PlanBody:
+                for galvo in galvos if offset is not None and not swept else ():
+                    axis = self.context.devices[galvo].x
+                    before[axis] = yield from value(axis)
+                    yield from bps.mv(axis, offset)
+                yield from super(Volume, self)._take()
+
+            def back() -> PlanBody:
+                for axis, where in before.items():
+                    yield from bps.mv(axis, where)
+
+            yield from bpp.finalize_wrapper(placed(), back)
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Acquire a light-sheet volume with one or two cameras.
 
-        Moves the piezo and the scanner of each view slice by slice and brings them back (and to the position and the
-        channel's filter where given). The channel's light is on during the exposures. Returns the run UID, the frames
-        written, and the seconds from the first exposure until the last frame was on disk.
+        Moves the piezo and the scanner of each view slice by slice and brings them back (and to the position, the focus lock's
+        stage and the channels' filters where given). With several channels one volume after the other. A channel's light is on
+        during its exposures. Returns the run UID, the frames written, and the seconds from the first exposure until the last
+        frame was on disk.
         """
-        volume = context.devices["volume"]
-        chosen = chosen_views(parameters, views)
-
-        def inner() -> PlanBody:
-            yield from go_and_select(parameters, context)
-            centres = {}
-            for view in chosen:
-                _, piezo, _ = views[view]
-                here = yield from bps.rd(device_of(context, piezo))
-                centres[view] = here if parameters.centre_piezo_um is None else parameters.centre_piezo_um
-            program = program_of(parameters, context.scope, views, centres, check=True)
-            datasets = tuple(
-                DatasetPlan(
-                    name=view.dataset,
-                    camera=view.camera,
-                    frames=parameters.slices,
-                    axis="z",
-                    step_um=parameters.step_um,
-                    channel=channel_name(parameters),
-                )
-                for view in program.views
-            )
-            metadata = {
-                "motors": [view.piezo for view in program.views],
-                "volume_trigger": context.scope.volume.trigger,
-            }
-            waits = context.scope.volume.trigger == "software"
-            return (yield from fly(volume, ProgramPlan(program, datasets), metadata, waits=waits))
-
-        def with_sheet() -> PlanBody:
-            if parameters.sheet_offset_deg is None or swept:
-                return (yield from inner())
-            before = {}
-            for view in chosen:
-                galvo = views[view][2]
-                if galvo is not None:
-                    before[galvo] = yield from bps.rd(context.devices[galvo].x)
-                    yield from bps.mv(context.devices[galvo].x, parameters.sheet_offset_deg)
-
-            def back() -> PlanBody:
-                for galvo, offset in before.items():
-                    yield from bps.mv(context.devices[galvo].x, offset)
-
-            return (yield from bpp.finalize_wrapper(inner(), back))
-
-        return (yield from bpp.stage_wrapper(with_sheet(), [volume]))
+        return (yield from one_run(Volume(parameters, context)))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        frames = {views[view][0]: parameters.slices for view in chosen_views(parameters, views)}
-        software = imaging_estimate(parameters, scope, frames)
-        return by_controller(parameters, scope, frames, software) if swept else software
+        cameras = [views[view][0] for view in chosen_views(parameters, views)]
+        software = imaging_estimate(parameters, scope, cameras, parameters.slices)
+        return by_controller(parameters, scope, cameras, software) if swept else software
 
-    return Template("acquire_volume", model, body, estimate)
+    return Template("acquire_volume", model, body, estimate, acquire=Volume)
 
 
 ViewParts = tuple[str, str, str | None]
@@ -156,9 +152,16 @@ def chosen_views(parameters: Any, views: dict[str, ViewParts]) -> list[str]:
 
 
 def program_of(
-    parameters: Any, scope: Scope, views: dict[str, ViewParts], centres: dict[str, float], *, check: bool
+    parameters: Any,
+    scope: Scope,
+    views: dict[str, ViewParts],
+    centres: dict[str, float],
+    *,
+    check: bool,
+    channel: Any = None,
+    series: str = "",
 ) -> VolumeProgram:
-    """The slices of the views in ``centres`` (piezo centre in µm by view).
+    """The slices of the views in ``centres`` (piezo centre in µm by view), in one channel.
 
     Raises
     ------
@@ -190,9 +193,9 @@ def program_of(
                 )
         programs.append(
             VolumeView(
-                dataset=camera,
+                dataset=in_series(camera, series),
                 camera=camera,
-                settings=frame_settings(parameters, scope),
+                settings=frame_settings(channel, scope),
                 piezo=piezo,
                 piezo_um=tuple(targets),
                 galvo=None if galvo is None else f"{galvo}.y",
@@ -204,23 +207,25 @@ def program_of(
     return VolumeProgram(views=tuple(programs), order=parameters.order)
 
 
-def by_controller(parameters: Any, scope: Scope, frames: dict[str, int], software: Estimate) -> Estimate:
+def by_controller(parameters: Any, scope: Scope, cameras: list[str], software: Estimate) -> Estimate:
     """What a volume that the controller paces takes: its own timing; light during the pulses, or with the gate held open."""
-    settings = frame_settings(parameters, scope)
-    cameras = scope.of_kind("camera")
-    external = [cameras[camera].external for camera in frames]
-    timing = slice_timing(
-        settings.exposure_ms or 10.0,
-        max(camera.readout_ms for camera in external),
-        max(camera.reset_ms for camera in external),
-    )
+    external = [scope.of_kind("camera")[camera].external for camera in cameras]
     controller = scope.volume.controller
     assert controller is not None
-    seconds = volume_ms(timing, parameters.slices, len(frames), controller.delay_before_side_ms) / 1000
-    dose = dict(software.dose)
-    if settings.light is not None and scope.lights[settings.light].gated_by == "software":
-        dose[settings.light] = seconds * (settings.power_pct or 0.0)
-    return Estimate(seconds=1.0 + seconds, frames=software.frames, dose=dose)
+    total, dose = 0.0, dict(software.dose)
+    held: dict[str, float] = {}
+    for channel in channels_of(parameters):
+        settings = frame_settings(channel, scope)
+        timing = slice_timing(
+            settings.exposure_ms or 10.0,
+            max(camera.readout_ms for camera in external),
+            max(camera.reset_ms for camera in external),
+        )
+        seconds = volume_ms(timing, parameters.slices, len(cameras), controller.delay_before_side_ms) / 1000
+        total += seconds
+        if settings.light is not None and scope.lights[settings.light].gated_by == "software":
+            held[settings.light] = held.get(settings.light, 0.0) + seconds * (settings.power_pct or 0.0)
+    return Estimate(seconds=1.0 + total, frames=software.frames, dose=dose | held)
 
 
 def calibration_of(parameters: Any, galvo: Galvo, name: str) -> Calibration:

@@ -48,6 +48,7 @@ def namespace() -> dict[str, Any]:
         "scope_rearm": scope_rearm,
         "scope_call": scope_call,
     }
+    # A device with a plan's name (autofocus) is for plans to use: queueserver lists the plan.
     return {"RE": _session.run_engine, **_session.devices, **_session.plans, **functions}
 
 

@@ -17,7 +17,7 @@ from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
 from ..ledger import Ledger, Operations, Waits, bell, meta_of
-from ..plans import Template, build_plans, templates
+from ..plans import Template, build_plans, channel_names, templates
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
 from ._space import RoundsWait, Space
@@ -108,7 +108,7 @@ class Session:
         if template is not None:
             parameters = template.check(kwargs)
             metadata["estimated_dose"] = template.estimate(parameters, self.scope).dose
-            metadata["channels"] = [channel.name for channel in getattr(parameters, "channels", None) or []]
+            metadata["channels"] = channel_names(parameters)
         return {**meta, **metadata}
 
     def _objective(self) -> dict[str, Any] | None:
@@ -146,7 +146,7 @@ def open_session() -> Session:
     sizes = FrameSizes(scope, layout)
     sizes.ask(hardware)
     run_engine.subscribe(sizes, "descriptor")
-    ours = templates(scope)
+    ours = templates(scope, layout)
     rounds = RoundsWait(Space(scope, layout, ours), Waits(layout))
     run_engine.register_command("disk_hold", rounds.look)
     run_engine.register_command("disk_hold_over", rounds.over)
@@ -155,7 +155,7 @@ def open_session() -> Session:
         layout=layout,
         hardware=hardware,
         devices=devices,
-        plans=build_plans(scope, devices),
+        plans=build_plans(scope, devices, layout),
         templates=ours,
         run_engine=run_engine,
         operations=Operations(ledger, bell(layout)),

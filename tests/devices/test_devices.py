@@ -36,7 +36,7 @@ def devices(scope: Scope, hardware: ConnectedHardware, tmp_path_factory: pytest.
 
 
 def test_every_device_and_light_of_the_scope_exists(scope: Scope, devices: dict[str, Any]) -> None:
-    assert set(devices) == set(scope.devices) | set(scope.lights) | {"burst", "channel", "volume"}
+    assert set(devices) == set(scope.devices) | set(scope.lights) | {"burst", "channel", "lights_off", "volume"}
     assert all(device.name == name for name, device in devices.items())
 
 

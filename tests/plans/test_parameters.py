@@ -1,10 +1,16 @@
 """Strict, bounded parameters: what is refused names the field, the value and the limit."""
 
 import math
+from importlib.resources import files
 from typing import Any
 
 import pytest
-from bluesky_queueserver.manager.profile_ops import existing_plans_and_devices_from_nspace, validate_plan
+import yaml
+from bluesky_queueserver.manager.profile_ops import (
+    existing_plans_and_devices_from_nspace,
+    load_allowed_plans_and_devices,
+    validate_plan,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,11 +22,37 @@ TEMPLATES = templates(SCOPE)
 GOOD: dict[str, dict[str, Any]] = {
     "read_state": {},
     "move_axis": {"axis": "piezo_a", "to": 12.5},
+    "move_xy": {"x_um": -100.0, "y_um": 20},
+    "move_z": {"z_um": 30.0},
+    "home": {"axis": "piezo_b"},
+    "set_light": {"light": "l488", "on": True, "power_pct": 6.0, "max_s": 1.5},
+    "set_objective": {"name": "water20"},
+    "set_temperature": {"target_c": 28.5, "wait": False},
+    "autofocus": {"mode": "lock"},
+    "mark_position": {"name": "embryo_3"},
+    "shutdown_safe": {},
     "snap": {"camera": "overview", "n": 2, "channels": [{"name": "gfp", "power_pct": 3}]},
     "z_stack": {"range_um": 10, "step_um": 0.5, "centre_um": 20.0},
     "burst": {"frames": 20, "cameras": ["cam_a", "overview"], "channels": [{"name": "gfp"}]},
     "acquire_volume": {"slices": 20, "step_um": 0.5, "channels": [{"name": "gfp", "exposure_ms": 20.0}]},
+    "tile_scan": {"rows": 3, "columns": 4, "overlap_pct": 15.0, "camera": "overview"},
+    "overview": {"grid": {"rows": 2, "columns": 3, "step_x_um": 500.0, "step_y_um": 400.0}},
+    "multi_position": {
+        "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
+        "do": {"plan": "snap", "kwargs": {"camera": "overview"}},
+        "safe_z_um": -10.0,
+    },
+    "time_lapse": {
+        "do": {"plan": "acquire_volume", "kwargs": {"slices": 20, "channels": [{"name": "gfp"}]}},
+        "interval_s": 30.0,
+        "rounds": 960,
+    },
 }
+
+
+LAPSE = {"do": {"plan": "snap"}, "interval_s": 1.0, "rounds": 3}
+HERE = {"x_um": 0.0, "y_um": 0.0}
+GRID = {"rows": 2, "columns": 2, "step_x_um": 10.0, "step_y_um": 10.0}
 
 
 def test_every_template_has_a_good_example() -> None:
@@ -40,7 +72,57 @@ def test_good_parameters_pass(name: str) -> None:
         ("move_axis", {"axis": "nose", "to": 0.0}, "axis", "piezo_a"),
         ("move_axis", {"axis": "z"}, "to", "either"),
         ("move_axis", {"axis": "z", "to": 1.0, "by": 1.0}, "to", "either"),
+        ("move_xy", {"x_um": 984.0, "y_um": 0.0}, "x_um", "983"),
+        ("move_xy", {"x_um": 0.0}, "y_um", "required"),
+        ("move_z", {"z_um": -50.5}, "z_um", "-50"),
+        ("home", {"axis": "xy.x"}, "axis", "piezo_a"),
+        ("set_light", {"light": "l488", "on": True, "power_pct": 6.5}, "power_pct", "[0.0, 6.0]"),
+        ("set_light", {"light": "l488", "on": False, "power_pct": 1.0}, "power_pct", "leave it out"),
+        ("set_light", {"light": "l488", "on": True, "max_s": 121.0}, "max_s", "120"),
+        ("set_light", {"light": "l488", "on": 1}, "on", "boolean"),
+        ("set_light", {"light": "sun", "on": True}, "light", "l488"),
+        ("set_objective", {"name": "oil100"}, "name", "water20"),
+        ("set_temperature", {"target_c": 43.0}, "target_c", "42"),
+        ("set_temperature", {"target_c": 30.0, "timeout_s": 0}, "timeout_s", "0.1"),
+        ("autofocus", {"mode": "twice"}, "mode", "release"),
+        ("mark_position", {"name": "Embryo 3"}, "name", "pattern"),
+        ("mark_position", {"name": "../../etc"}, "name", "pattern"),
         ("snap", {"n": 0}, "n", "1"),
+        ("snap", {"channels": [{"name": "gfp"}, {"name": "gfp"}]}, "channels", "twice"),
+        ("burst", {"frames": 3, "channels": [{"name": "gfp"}, {"name": "dapi"}]}, "channels", "1"),
+        ("snap", {"binning": 17}, "binning", "16"),
+        ("snap", {"roi": {"x_px": -1, "y_px": 0, "width_px": 1, "height_px": 1}}, "roi.x_px", "0"),
+        ("snap", {"focus": "sweep"}, "focus", "lock"),
+        ("snap", {"on_focus_fail": "hope"}, "on_focus_fail", "skip"),
+        ("z_stack", {"range_um": 4, "step_um": 2, "order": "zcc"}, "order", "zc"),
+        ("time_lapse", {**LAPSE, "rounds": 0}, "rounds", "1"),
+        ("time_lapse", {**LAPSE, "interval_s": -1.0}, "interval_s", "0"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "home", "kwargs": {"axis": "z"}}}, "do", "snap"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "time_lapse", "kwargs": LAPSE}}, "do", "snap"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "snap", "kwargs": {"n": 0}}}, "do.snap.kwargs.n", "1"),
+        ("time_lapse", {**LAPSE, "do": {"plan": "z_stack"}}, "do.z_stack.kwargs", "required"),
+        ("tile_scan", {"rows": 51, "columns": 50}, "rows", "2500"),
+        ("tile_scan", {"rows": 2, "columns": 2, "overlap_pct": 95.0}, "overlap_pct", "90"),
+        ("overview", {}, "positions", "either"),
+        ("overview", {"positions": [HERE], "grid": GRID}, "positions", "either"),
+        ("overview", {"grid": {**GRID, "step_x_um": 0}}, "grid.step_x_um", "0.1"),
+        ("overview", {"positions": [{"x_um": 984.0, "y_um": 0.0}]}, "positions.0.x_um", "983"),
+        ("multi_position", {"positions": [], "do": {"plan": "snap"}}, "positions", "1"),
+        ("multi_position", {"positions": ["nowhere"], "do": {"plan": "snap"}}, "positions.0", "mark_position"),
+        (
+            "multi_position",
+            {"positions": [HERE, {"x_um": 984.0, "y_um": 0.0}], "do": {"plan": "snap"}},
+            "positions.1.x_um",
+            "983",
+        ),
+        (
+            "multi_position",
+            {"positions": [HERE], "do": {"plan": "snap", "kwargs": {"position": HERE}}},
+            "do",
+            "leave out",
+        ),
+        ("multi_position", {"positions": [HERE], "do": {"plan": "snap"}, "safe_z_um": 251.0}, "safe_z_um", "250"),
+        ("snap", {"position": "nowhere"}, "position", "mark_position"),
         ("snap", {"n": True}, "n", "integer"),
         ("snap", {"camera": "cam_c"}, "camera", "cam_a"),
         ("snap", {"channels": [{"name": "gfp", "power_pct": 7}]}, "channels.0.gfp.power_pct", "6"),
@@ -83,6 +165,22 @@ def test_a_refusal_names_the_field_and_the_limit(name: str, kwargs: dict[str, An
     assert limit in str(refused.value)
 
 
+def test_agents_neither_home_nor_mark_positions() -> None:
+    """R5.8 homing can't be called by agents, and the places that they go to are named by people."""
+    text = files("queuescope.startup").joinpath("user_group_permissions.yaml").read_text()
+    permissions = yaml.safe_load(text)["user_groups"]
+    allowed, _ = load_allowed_plans_and_devices(
+        existing_plans=existing_plans_and_devices_from_nspace(
+            nspace={name: template.plan(PlanContext(SCOPE, {})) for name, template in TEMPLATES.items()}
+        )[0],
+        existing_devices={},
+        user_group_permissions={"user_groups": permissions},
+    )
+    assert set(TEMPLATES) - set(allowed["agent"]) == {"home", "mark_position"}
+    for group in ("operator", "primary", "admin"):
+        assert set(TEMPLATES) == set(allowed[group])
+
+
 def test_in_software_time_the_sheet_has_no_width() -> None:
     """Issue 3, item 4: a parameter that would have no effect is refused and says what it needs; both orders are offered."""
     template = templates(load_scope("demo-dispim", environ={"QUEUESCOPE_VOLUME__TRIGGER": "software"}))[
@@ -106,7 +204,18 @@ def test_an_estimate_knows_the_controllers_timing() -> None:
 @settings(deadline=None, max_examples=60)
 @given(
     bad=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30, True, "10", None, [], {}, "\ud800"]),
-    name=st.sampled_from(["move_axis.to", "z_stack.range_um", "acquire_volume.step_um", "acquire_volume.slices"]),
+    name=st.sampled_from(
+        [
+            "move_axis.to",
+            "move_xy.x_um",
+            "move_z.z_um",
+            "set_light.max_s",
+            "set_temperature.target_c",
+            "z_stack.range_um",
+            "acquire_volume.step_um",
+            "acquire_volume.slices",
+        ]
+    ),
 )
 def test_no_bad_number_passes(bad: Any, name: str) -> None:
     """R3.8 NaN, infinities, text and True are refused where a number is due."""

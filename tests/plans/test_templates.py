@@ -25,7 +25,28 @@ IMAGING: dict[str, dict[str, Any]] = {
     "burst": {"frames": 3, "channels": [{"name": "gfp"}]},
     "acquire_volume": {"slices": 3, "channels": [{"name": "gfp"}], "sheet_offset_deg": 0.5},
 }
-TEMPLATES: dict[str, dict[str, Any]] = {"read_state": {}, "move_axis": {"axis": "piezo_a", "by": 7.5}, **IMAGING}
+STATE: dict[str, dict[str, Any]] = {
+    "read_state": {},
+    "move_axis": {"axis": "piezo_a", "by": 7.5},
+    "move_xy": {"x_um": 15.0, "y_um": -4.0},
+    "move_z": {"z_um": 12.0},
+    "home": {"axis": "piezo_a"},
+    "set_light": {"light": "l488", "on": True, "power_pct": 3.0, "max_s": 0.2},
+    "set_objective": {"name": "water20"},
+    "set_temperature": {"target_c": 30.0, "wait": False},
+    "autofocus": {"mode": "once"},
+    "mark_position": {"name": "embryo"},
+    "shutdown_safe": {},
+}
+MOVED = {
+    "move_axis": {"piezo_a"},
+    "move_xy": {"xy.x", "xy.y"},
+    "move_z": {"z"},
+    "home": {"piezo_a"},
+}
+"""What stands elsewhere afterwards; nothing after the others."""
+LIT = {"set_light", *IMAGING}
+TEMPLATES: dict[str, dict[str, Any]] = {**STATE, **IMAGING}
 
 
 def run(session: Session, name: str, kwargs: dict[str, Any]) -> Any:
@@ -42,9 +63,18 @@ def positions(session: Session) -> dict[str, float]:
     return session.hardware.positions(tuple(session.scope.axes()))
 
 
+def begin(session: Session) -> None:
+    """Everything where a test expects it, whatever ran before."""
+    session.hardware.lock_focus("autofocus", False)
+    session.hardware.move({"piezo_a": 5.0, "z": 3.0})
+    session.hardware.move({"xy.x": 0.0, "xy.y": 0.0})
+    session.hardware.select("objective", session.scope.objectives["water40"].label)
+
+
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_a_run_is_complete(session: Session, name: str) -> None:
     """One run with a valid document stream; the start document's contract; the plan's result (R3.13)."""
+    begin(session)
     before = positions(session)
     outcome = run(session, name, TEMPLATES[name])
     (run_uid,) = outcome.run_start_uids
@@ -74,11 +104,11 @@ def test_a_run_is_complete(session: Session, name: str) -> None:
     }.items() <= start.items()
     assert start["objective"]["name"] == "water40"
     assert start["channels"] == (["gfp"] if name in IMAGING else [])
-    assert set(start["estimated_dose"]) == ({"l488"} if name in IMAGING else set())
+    assert set(start["estimated_dose"]) == ({"l488"} if name in LIT else set())
     assert "pymmcore" in start["versions"]
 
     moved = {axis for axis, value in positions(session).items() if abs(value - before[axis]) > 0.02}
-    assert moved == ({"piezo_a"} if name == "move_axis" else set())
+    assert moved == MOVED.get(name, set())
     assert not any(light.on for light in session.hardware.state().lights.values())
 
 

@@ -1,0 +1,344 @@
+"""What an imaging template takes, once or in rounds, as part of one run.
+
+A template's body opens a run and takes one round; `time_lapse` takes many, `multi_position` one at each place. Frames of all
+rounds go into the same datasets; each channel (where there are several) and each place has a dataset and a stream of its own: a
+*series*, by whose name they are called (`in_series`). Where there is only one, its dataset has its camera's name and its stream
+is `primary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bluesky import Msg
+from bluesky import plan_stubs as bps
+from bluesky import preprocessors as bpp
+from bluesky.utils import FailedStatus
+
+from ..config import Scope
+from ..devices import CameraDetector, CameraPlan, Geometry, ProgramPlan, in_series
+from ..hardware import DatasetPlan, FrameSettings
+from ._movement import device_of
+from ._reading import answer, value
+from ._template import PlanBody, PlanContext
+
+
+def cameras_of(scope: Scope, camera: str) -> tuple[str, ...]:
+    """The cameras that expose: this one, or those of a multi-camera. Each has a dataset of its name."""
+    together = scope.of_kind("multi_camera").get(camera)
+    return (camera,) if together is None else tuple(together.cameras)
+
+
+def channels_of(parameters: Any) -> list[Any]:
+    """The channels asked for, one after the other; ``[None]``: one, without light."""
+    return list(parameters.channels or [None])
+
+
+def series_of(parameters: Any, channel: Any, place: str = "") -> str:
+    """Name of what is taken in this channel at this place: empty where there is only one of each."""
+    named = channel.name if channel is not None and len(channels_of(parameters)) > 1 else ""
+    return "_".join(part for part in (named, place) if part)
+
+
+def frame_settings(channel: Any, scope: Scope) -> FrameSettings:
+    """Exposure, light and power of a channel as it was asked for; no channel: no light."""
+    if channel is None:
+        return FrameSettings()
+    known = scope.channels[channel.name]
+    lowest = scope.lights[known.light].limits_pct[0]
+    stored = lowest if known.power_pct is None else known.power_pct
+    return FrameSettings(
+        exposure_ms=known.exposure_ms if channel.exposure_ms is None else channel.exposure_ms,
+        light=known.light,
+        power_pct=stored if channel.power_pct is None else channel.power_pct,
+    )
+
+
+class Acquisition:
+    """One template's frames. A subclass says how one round of them is taken (`_take`), and how that ends (`_end`)."""
+
+    moves: str | None = None
+    """The stage that it moves, which a focus lock can't hold meanwhile."""
+
+    def __init__(
+        self, parameters: Any, context: PlanContext, rounds: int = 1, place: str = "", position: str | None = None
+    ) -> None:
+        """
+        Parameters
+        ----------
+        rounds
+            How often `once` will be called at most.
+        place
+            Ends the name of its series; empty: there is only this place.
+        position
+            For whose dose its light counts; None: what the run's parameters name.
+        """
+        self.parameters, self.context, self.rounds = parameters, context, rounds
+        self.place, self.position = place, position
+        self.devices: list[Any] = []
+        """To be staged around the whole run."""
+        self.cameras: tuple[str, ...] = ()
+        self.metadata: dict[str, Any] = {"motors": []}
+        """Of the start document."""
+        self.without_focus = 0
+        """Rounds without a frame, since the focus was not found and ``on_focus_fail`` is skip."""
+        self._focus_um: float | None = None
+        self._locked = False
+
+    def geometry(self) -> Geometry:
+        """Binning and ROI asked for."""
+        roi = self.parameters.roi
+        return Geometry(
+            self.parameters.binning, None if roi is None else (roi.x_px, roi.y_px, roi.width_px, roi.height_px)
+        )
+
+    @property
+    def frames(self) -> dict[str, int]:
+        """Frames on disk, by dataset."""
+        raise NotImplementedError
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"datasets": self.frames}
+        return {**found, "without_focus": self.without_focus} if self.without_focus else found
+
+    def once(self) -> PlanBody:
+        """One round: go there, focus, take the frames. Returns whether frames were taken."""
+        yield from go_to(self.context, self.parameters.position)
+        if not (yield from self._focus()):
+            self.without_focus += 1
+            return False
+        yield from bpp.finalize_wrapper(self._take(), self._let_go)
+        return True
+
+    def end(self) -> PlanBody:
+        """However it ended: stop what runs, tell of every frame that is on disk."""
+        yield from bps.null()
+
+    def _take(self) -> PlanBody:
+        raise NotImplementedError
+
+    def series(self) -> Iterator[tuple[Any, str]]:
+        """Each channel, and the name of its series here."""
+        for channel in channels_of(self.parameters):
+            yield channel, series_of(self.parameters, channel, self.place)
+
+    def select(self, channel: Any) -> PlanBody:
+        """Bring a channel's preset and filter in place."""
+        if channel is not None:
+            yield from bps.mv(self.context.devices["channel"], channel.name)
+
+    def _focus(self) -> PlanBody:
+        """Lock the focus where that is asked for; returns whether frames may be taken."""
+        if self.parameters.focus == "none":
+            return True
+        ((name, settings),) = self.context.scope.of_kind("autofocus").items()
+        autofocus, stage = self.context.devices[name], self.context.devices[settings.axis]
+        try:
+            yield from bps.checkpoint()
+            yield from bps.abs_set(autofocus, True, wait=True)
+        except FailedStatus:
+            if self.parameters.on_focus_fail == "fail":
+                raise
+            if self.parameters.on_focus_fail == "skip":
+                return False
+            if self._focus_um is not None:
+                yield from bps.mv(stage, self._focus_um)
+            return True
+        self._locked = True
+        self._focus_um = yield from value(stage)
+        if self.moves == settings.axis:
+            yield from self._let_go()
+        return True
+
+    def _let_go(self) -> PlanBody:
+        if self._locked:
+            self._locked = False
+            for name in self.context.scope.of_kind("autofocus"):
+                yield from bps.abs_set(self.context.devices[name], False, wait=True)
+        else:
+            yield from bps.null()
+
+
+class Flown(Acquisition):
+    """Frames that the hardware process takes by itself: a program for each channel and round."""
+
+    flyer = "volume"
+    waits = False
+    """The program can be held before each exposure: a pause takes effect there, else when all its frames are taken."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        flyer = self.context.devices[self.flyer]
+        self._flyers = {
+            series: flyer.another(series, self.position) if series else flyer for _, series in self.series()
+        }
+        self._opened: set[str] = set()
+        self.devices = list(self._flyers.values())
+
+    @property
+    def frames(self) -> dict[str, int]:
+        return {name: count for flyer in self._flyers.values() for name, count in flyer.frames_written.items()}
+
+    def result(self) -> dict[str, Any]:
+        return {**super().result(), "seconds": round(sum(flyer.seconds for flyer in self._flyers.values()), 3)}
+
+    def program(self, channel: Any, series: str) -> PlanBody:
+        """The `ProgramPlan` of one round; its datasets have room for all rounds."""
+        raise NotImplementedError
+
+    def datasets(
+        self, cameras: tuple[str, ...], frames: int, channel: Any, series: str, **more: Any
+    ) -> tuple[DatasetPlan, ...]:
+        return tuple(
+            DatasetPlan(
+                name=in_series(camera, series),
+                camera=camera,
+                frames=frames * self.rounds,
+                channel=None if channel is None else channel.name,
+                **more,
+            )
+            for camera in cameras
+        )
+
+    def _take(self) -> PlanBody:
+        for channel, series in self.series():
+            yield from self.select(channel)
+            plan: ProgramPlan = yield from self.program(channel, series)
+            yield from self._fly(plan, series)
+
+    def _fly(self, plan: ProgramPlan, series: str) -> PlanBody:
+        flyer, stream = self._flyers[series], series or "primary"
+        if series not in self._opened:
+            yield from bps.prepare(flyer, plan, wait=True)
+            yield from bps.declare_stream(flyer, name=stream, collect=True)
+            self._opened.add(series)
+        else:
+            yield from bps.prepare(flyer, plan.program, wait=True)
+        yield from bps.checkpoint()
+        yield from bps.kickoff(flyer, wait=True)
+        while True:
+            if self.waits:
+                yield from bps.checkpoint()
+            yield from bps.trigger(flyer, wait=True)
+            yield from bps.collect(flyer, name=stream)
+            if flyer.ended:
+                return
+
+    def end(self) -> PlanBody:
+        for series, flyer in self._flyers.items():
+            yield from bps.stop(flyer)
+            if series in self._opened:
+                yield from bps.collect(flyer, name=series or "primary")
+
+
+class Stepped(Acquisition):
+    """Frames one by one: at each point every channel, an event for each frame with where the axes of the point are."""
+
+    axis: Any = "t"
+    step_um: float | None = None
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        camera: CameraDetector = self.context.devices[self.parameters.camera]
+        self.cameras = cameras_of(self.context.scope, self.parameters.camera)
+        self._detectors = {
+            series: camera.another(series, self.position) if series else camera for _, series in self.series()
+        }
+        self._opened = False
+        self.devices = list(self._detectors.values())
+
+    @property
+    def frames(self) -> dict[str, int]:
+        return {
+            in_series(camera, series): detector.get_index()
+            for series, detector in self._detectors.items()
+            for camera in self.cameras
+        }
+
+    def points(self) -> PlanBody:
+        """Where each frame of one round is taken: a list of ``{positioner: target}``, all of them allowed."""
+        raise NotImplementedError
+
+    def _take(self) -> PlanBody:
+        points = yield from self.points()
+        channels = list(self.series())
+        if not self._opened:
+            for channel, series in channels:
+                plan = CameraPlan(
+                    settings=frame_settings(channel, self.context.scope),
+                    frames=len(points) * self.rounds,
+                    axis=self.axis,
+                    step_um=self.step_um,
+                    channel=None if channel is None else channel.name,
+                )
+                yield from bps.prepare(self._detectors[series], plan, wait=True)
+            self._opened = True
+        if len(channels) == 1:
+            yield from self.select(channels[0][0])
+        for point in points:
+            yield from bps.checkpoint()
+            if point:
+                yield from bps.mv(*(part for pair in point.items() for part in pair))
+            for channel, series in channels:
+                if len(channels) > 1:
+                    yield from self.select(channel)
+                yield from bps.trigger_and_read([self._detectors[series], *point], name=series or "primary")
+
+
+def go_to(context: PlanContext, position: Any) -> PlanBody:
+    """Go to a place of the sample: a name, coordinates, or None to stay."""
+    place = context.positions[position] if isinstance(position, str) else position
+    if place is None:
+        return
+    x, _, z = context.scope.sample_axes()
+    if x:
+        yield from bps.mv(context.devices[x.partition(".")[0]], (place.x_um, place.y_um))
+    if z and place.z_um is not None:
+        yield from bps.mv(device_of(context, z), place.z_um)
+
+
+def one_run(acquisition: Acquisition, **metadata: Any) -> PlanBody:
+    """A run with one round of it; returns its UID beside the acquisition's result."""
+
+    def body() -> PlanBody:
+        yield from acquisition.once()
+
+    return (yield from run_of(acquisition, body, **metadata))
+
+
+def run_of(acquisition: Acquisition, body: Callable[[], PlanBody], **metadata: Any) -> PlanBody:
+    """A run in which ``body`` takes rounds of it: staged, ROI and binning set before and put back, ended whatever happens."""
+
+    def inner() -> PlanBody:
+        described = {"detectors": list(acquisition.cameras), **acquisition.metadata, **metadata}
+        run_uid = yield from bps.open_run(described)
+        yield from bpp.finalize_wrapper(body(), acquisition.end)
+        yield from bps.checkpoint()  # a pause that was asked for meanwhile takes effect now
+        result = acquisition.result()
+        yield from bps.close_run()
+        return {"run_uid": run_uid, **result}
+
+    staged = bpp.stage_wrapper(inner(), acquisition.devices)
+    return (yield from _with_geometry(acquisition, staged))
+
+
+def _with_geometry(acquisition: Acquisition, plan: PlanBody) -> PlanBody:
+    asked = acquisition.geometry()
+    if asked == Geometry():
+        return (yield from plan)
+    before: dict[Any, Geometry] = {}
+
+    def changed() -> PlanBody:
+        for name in acquisition.cameras:
+            geometry = acquisition.context.devices[name].geometry
+            found = (yield from answer(Msg("locate", geometry)))["setpoint"]
+            before[geometry] = found
+            yield from bps.abs_set(geometry, asked, wait=True)
+        return (yield from plan)
+
+    def back() -> PlanBody:
+        for geometry, found in before.items():
+            yield from bps.abs_set(geometry, found, wait=True)
+
+    return (yield from bpp.finalize_wrapper(changed(), back))

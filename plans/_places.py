@@ -1,0 +1,178 @@
+"""`multi_position`: the same at several places of the sample."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from bluesky import plan_stubs as bps
+from bluesky import preprocessors as bpp
+from pydantic import AfterValidator, Field, create_model, model_validator
+
+from ..config import Scope
+from ..devices import Geometry
+from ._acquisition import Acquisition, go_to, one_run
+from ._doing import Do, do_field
+from ._movement import MOVE_S
+from ._parameters import Parameters, number, place_field
+from ._reading import value
+from ._template import Estimate, PlanBody, PlanContext, Template
+
+MOST_PLACES = 200
+LONGEST_NAME = 64
+"""Of a dataset (`queuescope.hardware.DatasetPlan`)."""
+
+
+def place_name(place: Any, index: int) -> str:
+    """Ends the name of what is taken there: the position's own, or ``p1``, ``p2`` …"""
+    return place if isinstance(place, str) else f"p{index + 1}"
+
+
+class Visits(Acquisition):
+    """One round at each place, in their order; each place has datasets and a stream of its own."""
+
+    def __init__(
+        self,
+        parameters: Any,
+        context: PlanContext,
+        do: Do,
+        rounds: int = 1,
+        place: str = "",
+        position: str | None = None,
+    ) -> None:
+        super().__init__(parameters, context, rounds, place, position)
+        self._places: list[tuple[Any, Acquisition]] = []
+        for index, where in enumerate(parameters.positions):
+            name = place_name(where, index)
+            self._places.append((where, do.acquire(parameters.do, context, rounds=rounds, place=name, position=name)))
+        taken = [acquisition for _, acquisition in self._places]
+        self.devices = [device for acquisition in taken for device in acquisition.devices]
+        self.cameras, self._z_um = taken[0].cameras, dict[int, float]()
+        x, y, z = context.scope.sample_axes()
+        axes = [axis for axis in (x, y, z) if axis]
+        self.metadata = {
+            **taken[0].metadata,
+            "motors": list(dict.fromkeys([*axes, *taken[0].metadata["motors"]])),
+            "positions": {place_name(where, i): _where(context, where) for i, where in enumerate(parameters.positions)},
+        }
+
+    def geometry(self) -> Geometry:
+        return self._places[0][1].geometry()
+
+    @property
+    def frames(self) -> dict[str, int]:
+        return {name: count for _, one in self._places for name, count in one.frames.items()}
+
+    def result(self) -> dict[str, Any]:
+        skipped = {place_name(p, i): one.without_focus for i, (p, one) in enumerate(self._places) if one.without_focus}
+        return {"datasets": self.frames, **({"without_focus": skipped} if skipped else {})}
+
+    def once(self) -> PlanBody:
+        taken = False
+        for where, acquisition in self._places:
+            yield from bps.checkpoint()
+            yield from self._go(where)
+            taken = (yield from acquisition.once()) or taken
+        return taken
+
+    def end(self) -> PlanBody:
+        ends: PlanBody = bps.null()
+        for _, acquisition in self._places:
+            ends = bpp.finalize_wrapper(ends, acquisition.end)
+        yield from ends
+
+    def _go(self, where: Any) -> PlanBody:
+        """Over ``safe_z_um``, if there is one, and then down: to the place's z, or to where z was in the beginning."""
+        place = self.context.positions[where] if isinstance(where, str) else where
+        _, _, z = self.context.scope.sample_axes()
+        if z is None or self.parameters.safe_z_um is None:  # no z: the model has no such parameter
+            yield from go_to(self.context, where)
+            return
+        stage = self.context.devices[z]
+        if not self._z_um:
+            self._z_um[0] = yield from value(stage)
+        yield from bps.mv(stage, self.parameters.safe_z_um)
+        yield from go_to(self.context, place.model_copy(update={"z_um": None}))
+        yield from bps.mv(stage, self._z_um[0] if place.z_um is None else place.z_um)
+
+
+def _where(context: PlanContext, where: Any) -> dict[str, float | None]:
+    place = context.positions[where] if isinstance(where, str) else where
+    found: dict[str, float | None] = place.model_dump()
+    return found
+
+
+def multi_position(scope: Scope) -> Template | None:
+    x, y, z = scope.sample_axes()
+    do = do_field(scope)
+    if do is None or x is None or y is None:
+        return None
+    estimate_of = do.estimate
+
+    def no_name_twice(places: list[Any]) -> list[Any]:
+        names = [place_name(place, index) for index, place in enumerate(places)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{sorted(names)} names a place twice")
+        return places
+
+    class Checked(Parameters):
+        @model_validator(mode="after")
+        def _says_places_once(self) -> Self:
+            what = getattr(self, "do", None)
+            if what is not None and what.kwargs.position is not None:
+                raise ValueError("do: leave out kwargs.position: multi_position goes to its own positions")
+            if what is not None:
+                places = [place_name(place, index) for index, place in enumerate(getattr(self, "positions", []))]
+                longest = max((f"{d}_{p}" for d in estimate_of(what, scope).frames for p in places), key=len)
+                if len(longest) > LONGEST_NAME:
+                    raise ValueError(
+                        f"positions: dataset {longest!r} would have {len(longest)} characters, more than {LONGEST_NAME}"
+                        " (camera, channel and place): give the place's coordinates instead of its name"
+                    )
+            return self
+
+    place: Any = place_field(scope, "a named position, or {x_um, y_um, z_um?}")
+    safe_z: dict[str, Any] = {}
+    if z is not None:
+        doc = "z goes there before each move in x and y; null: it stays"
+        safe_z["safe_z_um"] = (number(*scope.axes()[z].limits, "um", doc) | None, None)
+    model = create_model(
+        "multi_position",
+        __base__=Checked,
+        positions=(
+            Annotated[
+                list[place],
+                Field(
+                    min_length=1,
+                    max_length=MOST_PLACES,
+                    description="the places, in order: names or {x_um, y_um, z_um?}",
+                ),
+                AfterValidator(no_name_twice),
+            ],
+            ...,
+        ),
+        do=(do.annotation, ...),
+        **safe_z,
+    )
+
+    def acquire(parameters: Any, context: PlanContext, **more: Any) -> Acquisition:
+        return Visits(parameters, context, do, **more)
+
+    def body(parameters: Any, context: PlanContext) -> PlanBody:
+        """Do the same at each place, one after the other.
+
+        Moves the sample to each place (over safe_z_um where it is given), and what it does; stays at the last one. Lights what it
+        does. Each place has datasets and a stream of its own, and a dose of its own: called by its name, or p1, p2 … in the order
+        of positions. Returns the run UID and the frames written.
+        """
+        return (yield from one_run(acquire(parameters, context), do=parameters.do.plan))
+
+    def estimate(parameters: Any, scope: Scope) -> Estimate:
+        one, places = do.estimate(parameters.do, scope), len(parameters.positions)
+        names = [place_name(place, index) for index, place in enumerate(parameters.positions)]
+        return Estimate(
+            seconds=1.0 + places * (one.seconds - 1.0 + 3 * MOVE_S),
+            frames={f"{dataset}_{name}": count for name in names for dataset, count in one.frames.items()},
+            dose={light: dose * places for light, dose in one.dose.items()},
+        )
+
+    return Template("multi_position", model, body, estimate, acquire=acquire)

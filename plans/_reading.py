@@ -1,0 +1,48 @@
+"""Readings that survive a pause: the RunEngine answers the message that a pause interrupts with None.
+
+After the pause it repeats the messages since the last checkpoint, without telling their answers to the plan. A plan that takes
+that None for a position would centre a stack on 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bluesky import Msg
+from bluesky import plan_stubs as bps
+
+from ._template import PlanBody
+
+TRIES = 10
+
+
+def answer(msg: Msg) -> PlanBody:
+    """The answer to a message that may be sent again."""
+    for _ in range(TRIES):
+        found = yield msg
+        if found is not None:
+            return found
+    raise RuntimeError(f"{msg.command} of {getattr(msg.obj, 'name', msg.obj)} was interrupted {TRIES} times")
+
+
+def value(device: Any) -> PlanBody:
+    """The one value that a device reads."""
+    (entry,) = (yield from answer(Msg("read", device))).values()
+    return entry["value"]
+
+
+def observe(*devices: Any, stream: str = "primary") -> PlanBody:
+    """An event with these devices' readings; returns their values by name."""
+    found: dict[str, Any] = {}
+    lost = []
+    yield from bps.create(stream)
+    for device in devices:
+        reading = yield from bps.read(device)
+        if reading is None:
+            lost.append(device)
+        found |= {name: entry["value"] for name, entry in (reading or {}).items()}
+    yield from bps.save()
+    for device in lost:
+        reading = yield from answer(Msg("read", device))
+        found |= {name: entry["value"] for name, entry in reading.items()}
+    return found

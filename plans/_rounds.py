@@ -1,0 +1,164 @@
+"""`time_lapse`: the same again and again, each round at its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from bluesky import plan_stubs as bps
+from pydantic import create_model
+
+from ..config import Scope
+from ._acquisition import run_of
+from ._doing import do_field
+from ._parameters import Parameters, choice, count, number
+from ._places import multi_position
+from ._space import wait_for_space
+from ._template import Estimate, PlanBody, PlanContext, Template
+
+LATE_S = 0.1
+"""A round that begins later than this after its time counts as late."""
+LOOK_S = 1.0
+"""Longest sleep in one message: what a pause repeats of it."""
+
+
+class RoundRecord:
+    """What became of a round: a device to be read into the stream ``rounds``."""
+
+    name = "rounds"
+    parent = None
+    hints: ClassVar[dict[str, Any]] = {"fields": []}
+
+    def __init__(self) -> None:
+        self.late = self.skipped = 0
+        self._values: dict[str, Any] = {}
+        self._at = 0.0
+
+    def tell(self, number: int, due_s: float, began_s: float, outcome: str) -> None:
+        """``due_s`` and ``began_s`` count from the first round's beginning."""
+        late = began_s - due_s > LATE_S
+        self.late += late
+        self.skipped += outcome == "skipped"
+        self._at = time.time()
+        self._values = {
+            "round": number,
+            "due_s": round(due_s, 4),
+            "began_s": round(began_s, 4),
+            "late": late,
+            "outcome": outcome,
+        }
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        return {key: {"value": value, "timestamp": self._at} for key, value in self._values.items()}
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        kinds = {"round": "integer", "due_s": "number", "began_s": "number", "late": "boolean", "outcome": "string"}
+        return {
+            key: {"source": "plan:time_lapse", "dtype": kind, "shape": []}
+            | ({"units": "s"} if key.endswith("_s") else {})
+            for key, kind in kinds.items()
+        }
+
+    def read_configuration(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def describe_configuration(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+
+def in_time(
+    once: Callable[[], PlanBody],
+    record: RoundRecord,
+    *,
+    rounds: int,
+    interval_s: float,
+    on_late: str,
+    before: Callable[[], PlanBody] = bps.null,
+    clock: Callable[[], float] = time.monotonic,
+) -> PlanBody:
+    """Rounds by the clock: the n-th is due n × ``interval_s`` after the first, whatever the others took.
+
+    Parameters
+    ----------
+    once
+        One round; returns whether frames were taken.
+    before
+        What may have to be waited for before each round.
+    on_late
+        A round whose time has passed is left out (``skip``) or begins at once (``run``): the schedule stays.
+    """
+    first: float | None = None
+    for number_ in range(rounds):
+        yield from before()
+        now = clock()
+        first = now if first is None else first
+        due = first + number_ * interval_s
+        if on_late == "skip" and now - due > LATE_S:
+            record.tell(number_, due - first, now - first, "skipped")
+        else:
+            while (rest := due - clock()) > 0:
+                yield from bps.checkpoint()
+                yield from bps.sleep(min(rest, LOOK_S))
+            began = clock()
+            taken = yield from once()
+            record.tell(number_, due - first, began - first, "taken" if taken else "no frames")
+        yield from bps.checkpoint()
+        yield from bps.create("rounds")
+        yield from bps.read(record)
+        yield from bps.save()
+
+
+def time_lapse(scope: Scope) -> Template | None:
+    do = do_field(scope, (multi_position,))
+    if do is None:
+        return None
+    model = create_model(
+        "time_lapse",
+        __base__=Parameters,
+        do=(do.annotation, ...),
+        interval_s=(number(0, 86_400, "s", "from the beginning of a round to that of the next; 0: back to back"), ...),
+        rounds=(count(1, 100_000, "how many rounds"), ...),
+        on_late=(
+            choice(
+                ["skip", "run"], "a round whose time has passed is left out, or begins at once; the others keep theirs"
+            ),
+            "skip",
+        ),
+    )
+
+    def body(parameters: Any, context: PlanContext) -> PlanBody:
+        """Do the same in every round: the n-th begins n × interval_s after the first, never later because of the one before.
+
+        Moves and lights what it does (its parameters say); between rounds no light is on. It waits where the disk has no room
+        for the next round. All rounds' frames go into one dataset for each camera, channel and place; the stream rounds says when
+        each was due, when it began, whether it was late or left out. A pause doesn't stop the clock. Returns the run UID, the
+        frames written, and how many rounds were late and left out.
+        """
+        acquisition = do.acquire(parameters.do, context, rounds=parameters.rounds)
+        frames = do.estimate(parameters.do, scope).frames
+        record = RoundRecord()
+
+        def rounds() -> PlanBody:
+            yield from in_time(
+                acquisition.once,
+                record,
+                rounds=parameters.rounds,
+                interval_s=parameters.interval_s,
+                on_late="run" if parameters.interval_s == 0 else parameters.on_late,
+                before=lambda: wait_for_space(context, frames),
+            )
+
+        metadata = {"rounds": parameters.rounds, "interval_s": parameters.interval_s, "do": parameters.do.plan}
+        result = yield from run_of(acquisition, rounds, **metadata)
+        return {**result, "late": record.late, "skipped": record.skipped}
+
+    def estimate(parameters: Any, scope: Scope) -> Estimate:
+        one, rounds = do.estimate(parameters.do, scope), parameters.rounds
+        return Estimate(
+            seconds=(rounds - 1) * max(parameters.interval_s, one.seconds - 1.0) + one.seconds,
+            frames={name: count * rounds for name, count in one.frames.items()},
+            dose={light: dose * rounds for light, dose in one.dose.items()},
+        )
+
+    return Template("time_lapse", model, body, estimate)
