@@ -861,7 +861,7 @@ _TAGS = {"stage", "xy_stage", "galvo", "camera", "state", "config_group", "objec
 }
 
 
-_PASSWORD = re.compile(r"(?<=://).*@|(?<=password=)[^&'\"]+")
+_PASSWORD = re.compile(r"(?<=://).*(@|password=).*(?=['\"])")
 """In an address, where it must not be, or near it: messages don't repeat it."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from typing import Annotated
 
 import typer
@@ -34,6 +36,9 @@ def bench(
         print_json(result.as_json())
     else:
         show.print(table, soft_wrap=False)
+        show.print(
+            f"on {platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores", soft_wrap=True
+        )
         for ratio, value in result.ratios.items():
             show.print(f"{ratio}: {value:.2f}")
     if result.problems:

@@ -1,6 +1,7 @@
 """The scope file: what is wrong is named, with its value and the remedy; nothing half-valid gets through."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,30 @@ def test_the_reference_names_every_entry() -> None:
     text = (Path(__file__).parents[2] / "docs" / "reference" / "scope.md").read_text()
     missing = [entry for entry in scope_schema()["properties"] if f"| `{entry}` |" not in text]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("postgresql://me:se:cr@et@db.example/runs", "take the password out, and write it into the file keys/catalog"),
+        (
+            "postgresql://me@db.example/runs?password=se:cr@et",
+            "take the password out, and write it into the file keys/catalog",
+        ),
+        ("postgresql://me:se/cr@et@db.example/runs", "write embedded, or postgresql://user@host:port/database"),
+        ("mysql://me@db.example/runs", "write embedded, or postgresql://user@host:port/database"),
+        ("postgresql://me@db.example", "name a database"),
+    ],
+)
+def test_a_catalog_s_address_has_a_database_and_no_password(address: str, problem: str) -> None:
+    """The message doesn't repeat the password."""
+    with pytest.raises(ScopeError, match=f"services.catalog: {re.escape(problem)}") as refused:
+        load_scope("demo-dispim", {"QUEUESCOPE_SERVICES__CATALOG": address})
+    assert not any(part in str(refused.value) for part in ("se:", "se/", "cr@", "et@", "et/", "et'"))
+
+
+@pytest.mark.parametrize(
+    "address", ["embedded", "postgresql://me@[::1]:5432/runs", "postgresql://me@/runs?host=/run/postgresql"]
+)
+def test_a_catalog_s_address_is_taken(address: str) -> None:
+    assert load_scope("demo-dispim", {"QUEUESCOPE_SERVICES__CATALOG": address}).services.catalog == address

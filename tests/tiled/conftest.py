@@ -474,6 +474,12 @@ def make_stand() -> type[Stand]:
     return Stand
 
 
+@pytest.fixture(scope="session")
+def make_process() -> type[Process]:
+    """``make_process(module, environment)``: started; `Process.end` it."""
+    return Process
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

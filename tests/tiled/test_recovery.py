@@ -123,6 +123,36 @@ def test_runs_acquired_while_tiled_is_away_and_a_lost_catalog(shaky: Any, acquir
         assert_there_once(shaky, run)
 
 
+def test_an_hour_of_runs_without_tiled_arrives_in_order(shaky: Any, acquire: Any) -> None:
+    """Tiled is away before the courier starts and all the while, and the courier is killed too: whole runs, an orphan, and one
+    that still grows.
+    """
+    shaky.have(tiled=False, courier=False)
+    runs = []
+    for number in range(16):
+        if number in (0, 10):
+            shaky.have(tiled=False, courier=False)
+            shaky.have(tiled=False)
+        runs.append(acquire(shaky.layout))
+        runs[-1].expose(2)
+        if number < 14:
+            runs[-1].stop()
+    *whole, orphan, growing = runs
+    orphan.die()
+    shaky.courier.wait_for("Tiled can't be reached")
+    shaky.have()
+    for run in whole:
+        shaky.courier.wait_for(f"run {run.uid} delivered: .* success")
+    shaky.courier.wait_for(f"run {orphan.uid} delivered: .* fail")
+    shaky.wait_announced(growing, 2)
+    growing.stop()
+    shaky.courier.wait_for(f"run {growing.uid} delivered: .* success")
+    mine = {run.uid for run in runs}
+    assert [uid for uid in shaky.client() if uid in mine] == [run.uid for run in runs]
+    for run in (whole[0], whole[10], orphan, growing):
+        assert_there_once(shaky, run)
+
+
 def test_a_run_whose_worker_died_is_closed_and_says_why(shaky: Any, acquire: Any) -> None:
     """A run without a stop document gets one, in the log and in the catalog; half a line is dropped."""
     shaky.have()
