@@ -47,7 +47,7 @@ class Rest:
 def _words(body: Any) -> str | None:
     if not isinstance(body, dict):
         return None
-    if errors := body.get("errors"):
+    if (errors := body.get("errors")) and not body.get("detail") and not body.get("msg"):
         return "; ".join(str(e.get("msg", e)) if isinstance(e, dict) else str(e) for e in errors)
     detail = body.get("detail") or body.get("msg") or body.get("title")
     if isinstance(detail, list):  # FastAPI's own validation errors
