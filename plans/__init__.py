@@ -9,6 +9,7 @@ from typing import Any
 from ..config import Scope
 from ..layout import Layout
 from ._burst import burst
+from ._dry_run import Circumstances, DryRun, check
 from ._imaging import snap
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
@@ -31,6 +32,8 @@ from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
 
 __all__ = [
+    "Circumstances",
+    "DryRun",
     "Estimate",
     "ParameterError",
     "PlanContext",
@@ -39,6 +42,7 @@ __all__ = [
     "Template",
     "build_plans",
     "channel_names",
+    "check",
     "templates",
     "wait_for_space",
 ]
@@ -61,9 +65,9 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     acquire_volume,
     tile_scan,
     overview,
-    multi_position,
-    time_lapse,
 )
+_REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (multi_position, time_lapse)
+"""What repeats others, in this order: each may be repeated by those after it."""
 
 
 def templates(scope: Scope, layout: Layout | None = None) -> dict[str, Template]:
@@ -72,9 +76,12 @@ def templates(scope: Scope, layout: Layout | None = None) -> dict[str, Template]
     What it has no devices for is left out: no `acquire_volume` without light-sheet views. ``layout``: the data directory, which
     has the positions that people marked; None: that of this process.
     """
+    made = {template.name: template for make in _TEMPLATES if (template := make(scope)) is not None}
+    for repeat in _REPEATING:
+        if (template := repeat(scope, made)) is not None:
+            made[template.name] = template
     positions = Positions(scope, layout or Layout())
-    made = (make(scope) for make in _TEMPLATES)
-    return {template.name: replace(template, positions=positions) for template in made if template is not None}
+    return {name: replace(template, positions=positions) for name, template in made.items()}
 
 
 def channel_names(parameters: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,22 +10,8 @@ from pydantic import Field, create_model
 
 from ..config import Scope
 from ._acquisition import Acquisition
-from ._burst import burst
-from ._imaging import snap
 from ._parameters import Parameters
-from ._stack import z_stack
 from ._template import Estimate, PlanContext, Template
-from ._tiles import overview, tile_scan
-from ._volume import acquire_volume
-
-_IMAGING: tuple[Callable[[Scope], Template | None], ...] = (
-    snap,
-    z_stack,
-    burst,
-    acquire_volume,
-    tile_scan,
-    overview,
-)
 
 
 @dataclass(frozen=True)
@@ -44,10 +30,9 @@ class Do:
         return self.templates[do.plan].estimate(do.kwargs, scope)
 
 
-def do_field(scope: Scope, more: tuple[Callable[[Scope], Template | None], ...] = ()) -> Do | None:
-    """The templates that may be repeated on this microscope; None where there is none."""
-    made = (make(scope) for make in (*_IMAGING, *more))
-    templates = {template.name: template for template in made if template is not None}
+def do_field(made: Mapping[str, Template]) -> Do | None:
+    """Those of the templates that may be repeated; None where there is none."""
+    templates = {name: template for name, template in made.items() if template.acquire is not None}
     if not templates:
         return None
     entries: list[Any] = []

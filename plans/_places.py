@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from bluesky import plan_stubs as bps
@@ -101,9 +102,10 @@ def _where(context: PlanContext, where: Any) -> dict[str, float | None]:
     return found
 
 
-def multi_position(scope: Scope) -> Template | None:
+def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | None:
+    """``made``: what may be done at each place, among others."""
     x, y, z = scope.sample_axes()
-    do = do_field(scope)
+    do = do_field(made)
     if do is None or x is None or y is None:
         return None
     estimate_of = do.estimate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from bluesky import plan_stubs as bps
@@ -13,7 +13,6 @@ from ..config import Scope
 from ._acquisition import run_of
 from ._doing import do_field
 from ._parameters import Parameters, choice, count, number
-from ._places import multi_position
 from ._space import wait_for_space
 from ._template import Estimate, PlanBody, PlanContext, Template
 
@@ -109,8 +108,9 @@ def in_time(
         yield from bps.save()
 
 
-def time_lapse(scope: Scope) -> Template | None:
-    do = do_field(scope, (multi_position,))
+def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
+    """``made``: what may be done in each round, among others."""
+    do = do_field(made)
     if do is None:
         return None
     model = create_model(

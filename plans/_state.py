@@ -267,7 +267,7 @@ def mark_position(scope: Scope) -> Template | None:
         run_uid = yield from bps.open_run()
         reading = yield from observe(stage, *([context.devices[z]] if z else []))
         place = Position(x_um=reading[stage.x.name], y_um=reading[stage.y.name], z_um=reading[z] if z else None)
-        before = context.positions.mark(parameters.name, place, run_uid)
+        before = None if context.dry else context.positions.mark(parameters.name, place, run_uid)
         yield from bps.close_run()
         return {
             "run_uid": run_uid,

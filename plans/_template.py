@@ -24,6 +24,8 @@ class PlanContext:
     scope: Scope
     devices: Mapping[str, Any]
     layout: Layout = field(default_factory=Layout)
+    dry: bool = False
+    """The plan is only gone through: nothing may be written."""
 
     @property
     def positions(self) -> Positions:

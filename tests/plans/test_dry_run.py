@@ -1,0 +1,84 @@
+"""A dry run says what a plan would do, and what would stop it, without hardware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from queuescope.config import Scope, load_scope
+from queuescope.layout import Layout
+from queuescope.plans import Circumstances, check, templates
+
+from .test_parameters import GOOD, SCOPE, TEMPLATES
+
+RETRACTING = load_scope(
+    "demo-dispim",
+    environ={
+        "QUEUESCOPE_SAFETY__RETRACT_FIRST": "[z]",
+        "QUEUESCOPE_SAFETY__COLLISION": "[{f: [100, 200], z: [50, 250]}]",
+    },
+)
+
+
+OTHERS = templates(RETRACTING)
+
+
+def dry(name: str, kwargs: dict[str, Any], tmp: Any, scope: Scope = SCOPE, **more: Any) -> Any:
+    positions = dict.fromkeys(scope.axes(), 0.0) | more.pop("at", {})
+    how = Circumstances(positions=positions, layout=Layout(tmp), **more)
+    found = check((TEMPLATES if scope is SCOPE else OTHERS)[name], kwargs, scope, how)
+    assert not list(tmp.iterdir()), "nothing is written"
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+def test_what_is_good_passes_with_its_estimate(name: str, tmp_path: Any) -> None:
+    """Issue 5, item 3: every template, without a device."""
+    found = dry(name, GOOD[name], tmp_path)
+    assert (found.ok, found.problems) == (True, [])
+    assert found.seconds > 0
+    assert found.frames == TEMPLATES[name].estimate(TEMPLATES[name].check(GOOD[name]), SCOPE).frames
+
+
+def test_moves_are_counted_and_checked_from_where_the_axes_are(tmp_path: Any) -> None:
+    stack = {"range_um": 10, "step_um": 1, "camera": "overview"}
+    assert dry("z_stack", stack, tmp_path).moves == 11 + 1  # and back
+    found = dry("z_stack", stack, tmp_path, at={"z": 248.0})
+    assert not found.ok
+    assert (found.problems[0].loc, found.problems[0].limit) == ("z", [-50.0, 250.0])
+    by = dry("move_axis", {"axis": "piezo_a", "by": 150.0}, tmp_path, at={"piezo_a": 100.0})
+    assert "outside [-200" in by.problems[0].msg
+
+
+def test_collision_rules_count(tmp_path: Any) -> None:
+    """What the hardware would refuse after half of the plan is told before its first move."""
+    found = dry("move_xy", {"x_um": 5.0, "y_um": 5.0}, tmp_path, RETRACTING, at={"z": 30.0})
+    assert "must be at its home" in found.problems[0].msg
+    touched = dry("move_axis", {"axis": "f", "to": 150.0}, tmp_path, RETRACTING, at={"z": 60.0})
+    assert not touched.ok
+    assert dry("set_objective", {"name": "water20"}, tmp_path, RETRACTING, at={"z": 30.0}).ok, "it retracts first"
+
+
+def test_light_and_disk_are_held_against_what_is_left(tmp_path: Any) -> None:
+    kwargs = {"n": 100, "channels": [{"name": "gfp"}]}
+    found = dry("snap", kwargs, tmp_path, dose_left={"l488": 1.0})
+    assert [problem.loc for problem in found.problems] == ["dose"]
+    assert found.dose == {"l488": pytest.approx(2.0)}
+
+    def bytes_of(frames: Any) -> int:
+        return 8_000_000 * sum(frames.values())
+
+    full = dry("snap", kwargs, tmp_path, bytes_of=bytes_of, free_bytes=10)
+    assert full.bytes == 800_000_000
+    assert [problem.loc for problem in full.problems] == ["frames"]
+
+
+def test_bad_parameters_are_the_models_problems(tmp_path: Any) -> None:
+    found = dry("move_z", {"z_um": 300.0}, tmp_path)
+    assert (found.ok, found.problems[0].loc, found.problems[0].limit) == (False, "z_um", 250.0)
+
+
+def test_no_position_is_made_up() -> None:
+    with pytest.raises(ValueError, match=r"positions of .* are missing"):
+        check(TEMPLATES["read_state"], {}, SCOPE, Circumstances(positions={"z": 0.0}))
