@@ -9,7 +9,7 @@ from ..hardware import Hardware
 from ..layout import Layout
 from ._autofocus import AutofocusDevice
 from ._axes import AxisPair, AxisPositioner, check_axis
-from ._camera import CameraDetector, CameraPlan, in_series
+from ._camera import CameraDetector, CameraPlan, in_series, of_image
 from ._events import HardwareEvents
 from ._geometry import CameraGeometry, Geometry
 from ._imaging import ImagingConfiguration
@@ -42,6 +42,7 @@ __all__ = [
     "build_devices",
     "check_axis",
     "in_series",
+    "of_image",
 ]
 
 

@@ -12,6 +12,7 @@ from ophyd.status import Status
 
 from ..config import Camera as CameraSettings
 from ..config import MultiCamera as MultiCameraSettings
+from ..formats import Format
 from ..hardware import DatasetPlan, DatasetState, FrameSettings, Hardware
 from ._geometry import CameraGeometry
 from ._imaging import ImagingConfiguration
@@ -34,6 +35,14 @@ class CameraPlan:
     axis: Literal["t", "z"] = "t"
     step_um: float | None = None
     channel: str | None = None
+    format: Format | None = None
+    """None: the scope file's (`storage.format`)."""
+
+
+def of_image(settings: FrameSettings) -> dict[str, Any]:
+    """What an image's own metadata say of how it was taken: fields of a `DatasetPlan`."""
+    exposure_ms = settings.exposure_ms if settings.exposure_ms else None  # 0 is what no camera does
+    return {"exposure_ms": exposure_ms, "light": settings.light, "power_pct": settings.power_pct}
 
 
 class CameraDetector(OphydObject):
@@ -135,6 +144,8 @@ class CameraDetector(OphydObject):
                         axis=plan.axis,
                         step_um=plan.step_um,
                         channel=plan.channel,
+                        format=plan.format,
+                        **of_image(plan.settings),
                     )
                     for camera in self.cameras
                 ),

@@ -17,7 +17,7 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus
 
 from ..config import Scope
-from ..devices import CameraDetector, CameraPlan, Geometry, ProgramPlan, in_series
+from ..devices import CameraDetector, CameraPlan, Geometry, ProgramPlan, in_series, of_image
 from ..hardware import DatasetPlan, FrameSettings
 from ._movement import device_of
 from ._reading import answer, value
@@ -190,12 +190,15 @@ class Flown(Acquisition):
     def datasets(
         self, cameras: tuple[str, ...], frames: int, channel: Any, series: str, **more: Any
     ) -> tuple[DatasetPlan, ...]:
+        settings = frame_settings(channel, self.context.scope)
         return tuple(
             DatasetPlan(
                 name=in_series(camera, series),
                 camera=camera,
                 frames=frames * self.rounds,
                 channel=None if channel is None else channel.name,
+                format=self.parameters.format,
+                **of_image(settings),
                 **more,
             )
             for camera in cameras
@@ -271,6 +274,7 @@ class Stepped(Acquisition):
                     axis=self.axis,
                     step_um=self.step_um,
                     channel=None if channel is None else channel.name,
+                    format=self.parameters.format,
                 )
                 yield from bps.prepare(self._detectors[series], plan, wait=True)
             self._opened = True

@@ -9,6 +9,7 @@ from pydantic import create_model
 
 from ..config import Scope
 from ..devices import in_series
+from ..formats import FORMATS
 from ._acquisition import Stepped, cameras_of, channels_of, frame_settings, one_run, series_of
 from ._parameters import Parameters, channel_field, choice, count, described, position_field
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -20,7 +21,7 @@ MOST_CHANNELS = 8
 
 
 def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]:
-    """Parameters that are the same everywhere: channels, position, focus, on_focus_fail, roi, binning."""
+    """Parameters that are the same everywhere: channels, position, focus, on_focus_fail, roi, binning, format."""
     focuses = ["none", *(["lock"] if scope.of_kind("autofocus") else [])]
     roi = create_model(
         "roi",
@@ -48,6 +49,10 @@ def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]
             None,
         ),
         "binning": (count(1, 16, "binning, put back afterwards; null: as it is") | None, None),
+        "format": (
+            choice(FORMATS, "of the files; null: as the scope file says (storage.format)") | None,
+            None,
+        ),
     }
 
 

@@ -146,12 +146,12 @@ def test_the_reference_names_every_entry() -> None:
 @pytest.mark.parametrize(
     ("address", "problem"),
     [
-        ("postgresql://me:se:cr@et@db.example/runs", "take the password out, and write it into the file keys/catalog"),
+        ("postgresql://me:qq:ww@zz@db.example/runs", "take the password out, and write it into the file keys/catalog"),
         (
-            "postgresql://me@db.example/runs?password=se:cr@et",
+            "postgresql://me@db.example/runs?password=qq:ww@zz",
             "take the password out, and write it into the file keys/catalog",
         ),
-        ("postgresql://me:se/cr@et@db.example/runs", "write embedded, or postgresql://user@host:port/database"),
+        ("postgresql://me:qq/ww@zz@db.example/runs", "write embedded, or postgresql://user@host:port/database"),
         ("mysql://me@db.example/runs", "write embedded, or postgresql://user@host:port/database"),
         ("postgresql://me@db.example", "name a database"),
     ],
@@ -160,7 +160,7 @@ def test_a_catalog_s_address_has_a_database_and_no_password(address: str, proble
     """The message doesn't repeat the password."""
     with pytest.raises(ScopeError, match=f"services.catalog: {re.escape(problem)}") as refused:
         load_scope("demo-dispim", {"QUEUESCOPE_SERVICES__CATALOG": address})
-    assert not any(part in str(refused.value) for part in ("se:", "se/", "cr@", "et@", "et/", "et'"))
+    assert not any(part in str(refused.value) for part in ("qq", "ww", "zz"))
 
 
 @pytest.mark.parametrize(

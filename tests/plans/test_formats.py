@@ -46,3 +46,19 @@ def test_a_plan_records_tiffs(session: Session) -> None:
     assert (ome.images[0].pixels.size_t, len(ome.images[0].pixels.planes)) == (3, 3)
     told = {m.k: m.value for m in ome.structured_annotations.map_annotations[0].value.ms}
     assert (told["run_uid"], told["sample_id"], told["session_id"]) == (uid, "e1", "s1")
+
+
+def test_a_plan_may_choose_another_format_and_its_image_says_how_it_was_taken(session: Session) -> None:
+    """Issue 4, item 2: per plan; exposure, light and power stand in the image's own metadata."""
+    for name, kwargs in (("snap", {"n": 2}), ("z_stack", {"range_um": 1, "step_um": 1.0})):
+        for form, suffix in ((None, ".ome.tiff"), ("ome-zarr", ".ome.zarr")):
+            asked = {"camera": "overview", "channels": [{"name": "gfp", "power_pct": 3}], "format": form, **kwargs}
+            outcome = session.run_engine(session.plans[name](**asked))
+            path = session.layout.volumes / f"{outcome.plan_result['run_uid']}_overview{suffix}"
+            assert path.exists()
+            if form is None:
+                planes = ome_types.from_tiff(path).images[0].pixels.planes
+                assert [plane.exposure_time for plane in planes] == [0.01, 0.01]  # in s
+            else:
+                told = json.loads((path / "zarr.json").read_text())["attributes"]["queuescope"]
+                assert (told["exposure_ms"], told["light"]["name"], told["light"]["power_pct"]) == (10.0, "l488", 3.0)
