@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..layout import Layout
 from ._rest import Rest, RestError
@@ -37,7 +37,8 @@ def ops(
     if as_json:
         print_json(found)
         return
-    table = Table("submitted", "key", "plan", "state", "", "runs", box=None, header_style="bold")
+    key = Column("key", no_wrap=True, min_width=max((len(one["key"] or "-") for one in found), default=0))
+    table = Table("submitted", key, "plan", "state", "", "runs", box=None, header_style="bold")
     for one in found:
         submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["submitted_at"]))
         tries = "" if one["attempt"] == 1 else f" (attempt {one['attempt']})"

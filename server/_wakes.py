@@ -63,6 +63,7 @@ class Wakes(asyncio.DatagramProtocol):
         try:
             ears.setblocking(False)
             ears.bind(str(self._path))
+            self._path.chmod(0o600)
             await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=ears)
         except OSError:
             ears.close()  # then everybody looks every `RECHECK_S`

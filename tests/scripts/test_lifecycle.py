@@ -88,7 +88,7 @@ def test_down_ends_a_running_plan_in_good_order(another_stack: Any) -> None:
     assert not stack.layout.sockets.exists()
     [log] = stack.layout.documents.iterdir()
     last = json.loads(log.read_text().splitlines()[-1])
-    assert (last["name"], last["doc"]["exit_status"]) == ("stop", "abort")
+    assert (last["name"], last["doc"]["exit_status"]) == ("stop", "abort"), last
 
     assert stack.up("--no-catalog").returncode == 0
     status = stack.manager().status(reload=True)
@@ -108,8 +108,8 @@ def test_what_dies_comes_back_and_kill_9_of_the_supervisor_leaves_nothing(anothe
     os.kill(worker, signal.SIGKILL)
     until(lambda: stack.runtime["pids"]["worker"] not in (None, worker), "there is a new worker")
     until(lambda: "autostart is off" in str(stack.get("/api/ready")[1]["reasons"]), "the queue waits for a person")
-    status = stack.manager().status(reload=True)
-    assert (status["manager_state"], status["items_in_queue"]) == ("idle", 1)
+    until(lambda: stack.manager().status(reload=True)["manager_state"] == "idle", "the new environment is open")
+    assert stack.manager().status(reload=True)["items_in_queue"] == 1
     stack.manager().queue_clear()
     stack.manager().queue_autostart(True)
 

@@ -116,7 +116,7 @@ def test_an_operation_runs_once_and_is_replayed(stack: Any, agent: Agent) -> Non
     assert agent.submit(key, SNAP) == ended
     stack.wait(ended["item_uid"])  # queueserver's history comes later than our answer
     history = stack.manager().history_get()["items"]
-    assert [item["item_uid"] for item in history if item["meta"].get("op_key") == key] == [ended["item_uid"]]
+    assert [item["item_uid"] for item in history if item.get("meta", {}).get("op_key") == key] == [ended["item_uid"]]
     stock = {
         "item_type": "plan",
         "name": "snap",

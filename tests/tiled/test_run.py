@@ -162,7 +162,14 @@ def test_frames_are_there_before_the_catalog_has_heard_of_them(stand: Any, acqui
     with pytest.raises(KeyError):
         runs[early.uid]
     runs.where.layout = type(
-        "Aside", (), {"document_log": lambda self, uid: aside / f"{uid}.jsonl", "documents": aside}
+        "Aside",
+        (),
+        {
+            "document_log": lambda self, uid: aside / f"{uid}.jsonl",
+            "documents": aside,
+            "moved": stand.layout.moved,
+            "data": stand.layout.data,
+        },
     )()
     found = runs[early.uid]
     np.testing.assert_array_equal(found.frames().compute(), early.acquired())
