@@ -40,6 +40,12 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     core = import_mmcore().CMMCorePlus(mm_path=asked["adapters"], adapter_paths=[asked["adapters"]])
     core.loadSystemConfiguration(asked["config"])
     for camera in asked["cameras"]:
+        # The fast image is the last real one. Without one it is all zeros, which Zarr's writers leave out of their files.
+        core.setCameraDevice(camera)
+        core.snapImage()
+        if not core.getImage().any():
+            raise RuntimeError(f"{camera} gives an image of zeros")
+        core.setProperty(camera, "FastImage", "1")
         core.setExposure(camera, asked["exposure_ms"])
     core.setCameraDevice(asked["cameras"][0])
     core.definePixelSizeConfig("unbinned", asked["cameras"][0], "Binning", "1")  # OME-XML takes no pixels of 0 µm

@@ -70,7 +70,6 @@ class RecordStack:
     scope: Scope
     layout: Layout
     adapters: str
-    peers_config: Path
 
     def pid(self, part: str) -> int:
         """Of one of the stack's processes."""
@@ -106,8 +105,6 @@ def record_stack(size: int, buffer_mb: int) -> Iterator[RecordStack]:
         folder = Path(name)
         sized = "".join(_CAMERA.format(label=label, size=size) for label in CAMERAS.values())
         (folder / "mm.cfg").write_text(_CFG.format(cameras=sized))
-        fast = "".join(f"Property,{label},FastImage,1\n" for label in CAMERAS.values())
-        (folder / "fast.cfg").write_text(_CFG.format(cameras=sized + fast))
         (folder / "scope.yml").write_text(_SCOPE.format(buffer_mb=buffer_mb))
         scope, layout = load_scope(folder, environ={}), Layout(folder / "data")
         bring_up(scope, layout, "--no-catalog")
@@ -120,7 +117,7 @@ def record_stack(size: int, buffer_mb: int) -> Iterator[RecordStack]:
                 adapters = hardware.info().adapters
             finally:
                 hardware.close()
-            yield RecordStack(scope, layout, adapters, folder / "fast.cfg")
+            yield RecordStack(scope, layout, adapters)
         finally:
             stop(layout)
 
@@ -134,7 +131,7 @@ def peer(stack: RecordStack, **asked: Any) -> dict[str, Any]:
         With what it printed, where it failed.
     """
     words = {
-        "config": str(stack.peers_config),
+        "config": str(stack.scope.config_path),
         "adapters": stack.adapters,
         "buffer_mb": stack.scope.micromanager.buffer_mb,
         "folder": str(stack.layout.volumes),
