@@ -130,7 +130,11 @@ def test_run_ends_with_a_code_when_the_plan_fails(stack_no_catalog: Any) -> None
 def test_ctrl_c_aborts_the_running_plan(stack_no_catalog: Any) -> None:
     stack = stack_no_catalog
     command = [sys.executable, "-m", "queuescope.scripts", "run", "acquire_volume", "slices=300"]
-    command += ["--key", "cli-test-ctrl-c"]
+    command += [
+        "channels=[{name: gfp, exposure_ms: 100.0}]",
+        "--key",
+        "cli-test-ctrl-c",
+    ]  # no disk is too slow for that
     manager = stack.manager()
     with subprocess.Popen(command, env=stack.environ, stderr=subprocess.PIPE, text=True) as run:
         while manager.status(reload=True)["re_state"] != "running":

@@ -19,6 +19,9 @@ import pytest
 
 from queuescope.config import SCOPES
 
+UNHURRIED = [{"name": "gfp", "exposure_ms": 100.0}]
+"""So that no disk is too slow for a long volume, which would end it."""
+
 
 def until(condition: Callable[[], Any], what: str, deadline_s: float = 60) -> Any:
     give_up = time.monotonic() + deadline_s
@@ -79,7 +82,7 @@ def test_down_ends_a_running_plan_in_good_order(another_stack: Any) -> None:
     """The run gets its stop document; a data directory with a long path works; the queue is empty at the next start."""
     stack = type(another_stack)(another_stack.data.joinpath(*["a-rather-long-folder-name"] * 8))
     assert stack.up("--no-catalog").returncode == 0
-    stack.submit("acquire_volume", "lifecycle-down", slices=300)
+    stack.submit("acquire_volume", "lifecycle-down", slices=300, channels=UNHURRIED)
     until(lambda: list(stack.layout.volumes.glob("*.frames.jsonl")), "frames arrive")
     stack.release()
     done = stack.command("down")
@@ -102,7 +105,7 @@ def test_what_dies_comes_back_and_kill_9_of_the_supervisor_leaves_nothing(anothe
     server_id = stack.runtime["server_id"]
 
     # the worker: queueserver does not notice, we do; the unkeyed plan is back in the queue and must not run by itself
-    stack.submit("acquire_volume", slices=300)
+    stack.submit("acquire_volume", slices=300, channels=UNHURRIED)
     until(lambda: list(stack.layout.volumes.glob("*.frames.jsonl")), "frames arrive")
     worker = stack.runtime["pids"]["worker"]
     os.kill(worker, signal.SIGKILL)
