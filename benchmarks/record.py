@@ -17,7 +17,6 @@ from pathlib import Path
 
 import psutil
 
-from ._machine import machine
 from ._record_peers import CAMERA_ALONE, WRITERS, peak_mb
 from ._record_stack import CAMERAS, RecordStack, delete_volumes, peer, record_stack
 from ._result import Result, Row, Tell, row
@@ -53,7 +52,6 @@ def measure(quick: bool, tell: Tell) -> Result:
                 for case, metrics in found.items()
                 if case.startswith("queuescope") and max(metrics["dropped"])
             ]
-    rows.append(row(f"machine: {machine()}", "cores", [float(os.cpu_count() or 0)]))
     return Result("record", rows, ratios, problems)
 
 

@@ -10,7 +10,6 @@ import os
 import statistics
 from collections.abc import Callable
 
-from ._machine import machine
 from ._record_peers import WRITERS
 from ._record_stack import CAMERAS, RecordStack, delete_volumes, peer, record_stack
 from ._result import Result, Tell, row
@@ -34,7 +33,6 @@ def measure(quick: bool, tell: Tell) -> Result:
                 seconds[case].append(take())
                 os.sync()
     rows = [row(case, "seconds", values) for case, values in seconds.items()]
-    rows.append(row(f"machine: {machine()}", "cores", [float(os.cpu_count() or 0)]))
     best = min((case for case in cases if case.startswith("mda")), key=lambda case: statistics.median(seconds[case]))
     ratio = statistics.median(seconds["queuescope, z_stack"]) / statistics.median(seconds[best])
     return Result("stack", rows, {f"z_stack / {best} (goal {GOAL:g})": ratio})
