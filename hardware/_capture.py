@@ -32,8 +32,8 @@ class Source:
     def __init__(self, core: Core, labels: dict[str, str], frames: Mapping[str, int]) -> None:
         """``labels``: the cameras' names by their label; ``frames``: how many each is to take, by name."""
         self._core, self._labels, self._frames = core, labels, frames
-        self._first = next(iter(labels.values()))
-        self._only = self._first if len(labels) == 1 else None
+        self.first = next(iter(labels.values()))
+        self._only = self.first if len(labels) == 1 else None
         self._total = sum(frames[name] for name in labels.values())
         self._taken = 0
         self._numbers = dict.fromkeys(labels.values(), 0)
@@ -43,25 +43,25 @@ class Source:
         """Make room in the buffer for all frames, or ``buffer_mb``."""
         mm, ask = self._core.mm, self._core.ask
         wanted = min(buffer_mb, frame_bytes * self._total // 2**20 + 16)
-        if not wanted <= ask(self._first, mm.getCircularBufferMemoryFootprint) <= buffer_mb:
-            ask(self._first, mm.setCircularBufferMemoryFootprint, wanted)
-        ask(self._first, mm.clearCircularBuffer)
+        if not wanted <= ask(self.first, mm.getCircularBufferMemoryFootprint) <= buffer_mb:
+            ask(self.first, mm.setCircularBufferMemoryFootprint, wanted)
+        ask(self.first, mm.clearCircularBuffer)
 
     def start(self) -> None:
         mm, ask = self._core.mm, self._core.ask
         for label, name in self._labels.items():
             ask(name, mm.startSequenceAcquisition, label, self._frames[name], 0.0, True)
-        self._capacity = ask(self._first, mm.getBufferTotalCapacity)
+        self._capacity = ask(self.first, mm.getBufferTotalCapacity)
 
     @property
     def waiting(self) -> int:
         """Frames in the buffer."""
-        return int(self._core.ask(self._first, self._core.mm.getRemainingImageCount))
+        return int(self._core.ask(self.first, self._core.mm.getRemainingImageCount))
 
     def take(self) -> tuple[str, Frame]:
         """The oldest frame of the buffer, which must have one, and its camera. Its time is when MMCore received it."""
         metadata = new_metadata()
-        image = self._core.ask(self._first, self._core.mm.popNextImageMD, metadata)
+        image = self._core.ask(self.first, self._core.mm.popNextImageMD, metadata)
         name = self._camera_of(metadata)
         self._taken += 1
         self._check_number(name, metadata)
@@ -94,7 +94,7 @@ class Source:
         mm, ask = self._core.mm, self._core.ask
         waiting = self.waiting
         to_come = self._total - self._taken - waiting
-        free = ask(self._first, mm.getBufferFreeCapacity)
+        free = ask(self.first, mm.getBufferFreeCapacity)
         if to_come <= 0 or free >= min(to_come, SPARE * len(self._labels)):
             return None
         return (
@@ -110,7 +110,7 @@ class Source:
 
     @property
     def overflowed(self) -> bool:
-        return bool(self._core.ask(self._first, self._core.mm.isBufferOverflowed))
+        return bool(self._core.ask(self.first, self._core.mm.isBufferOverflowed))
 
     def stop(self) -> None:
         failed: HardwareError | None = None
@@ -139,19 +139,15 @@ class Capture:
         for name, core in cores.items():
             of_core.setdefault(id(core), {})[cameras.camera(name).label] = name
         self._sources = [Source(cores[next(iter(labels.values()))], labels, frames) for labels in of_core.values()]
-        self._prepared = False
 
     def prepare(self) -> None:
         """Make room for the frames: memory that nobody should wait for with the light on."""
         for source in self._sources:
-            state = self._cameras.state(source._first)
+            state = self._cameras.state(source.first)
             source.prepare(state.width * state.height * (1 if state.dtype == "uint8" else 2), self._buffer_mb)
-        self._prepared = True
 
     def start(self) -> None:
-        """Make every camera wait for its triggers, or run."""
-        if not self._prepared:
-            self.prepare()
+        """Make every camera wait for its triggers, or run; `prepare` it before."""
         for source in self._sources:
             source.start()
 

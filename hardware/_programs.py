@@ -21,9 +21,7 @@ def check_volume(
     LimitError, UnknownNameError, ArgumentError, RecordingError
         Naming what doesn't fit.
     """
-    names = [view.dataset for view in program.views]
-    if len(set(names)) != len(names):
-        raise ArgumentError(f"two views record the same dataset: {names}", thing="program.views", value=names)
+    _check_names(program)
     lengths = {view.dataset: len(view.piezo_um) for view in program.views}
     if min(lengths.values()) < 1 or (program.order == "slice" and len(set(lengths.values())) > 1):
         raise ArgumentError(
@@ -44,9 +42,7 @@ def check_burst(recording: Recording, program: BurstProgram, cameras: Cameras) -
     LimitError, UnknownNameError, ArgumentError, RecordingError
         Naming what doesn't fit.
     """
-    names = [view.dataset for view in program.views]
-    if len(set(names)) != len(names):
-        raise ArgumentError(f"two views record the same dataset: {names}", thing="program.views", value=names)
+    _check_names(program)
     lights = {(view.settings.light, view.settings.power_pct) for view in program.views}
     if len(lights) > 1:
         raise ArgumentError(
@@ -56,6 +52,12 @@ def check_burst(recording: Recording, program: BurstProgram, cameras: Cameras) -
         )
     for view in program.views:
         _check_dataset(recording, view, view.frames, cameras)
+
+
+def _check_names(program: VolumeProgram | BurstProgram) -> None:
+    names = [view.dataset for view in program.views]
+    if len(set(names)) != len(names):
+        raise ArgumentError(f"two views record the same dataset: {names}", thing="program.views", value=names)
 
 
 def _check_view(recording: Recording, view: VolumeView, axes: Axes, cameras: Cameras, together: MultiCameras) -> None:
