@@ -127,7 +127,7 @@ class RemoteFirmware:
         with contextlib.suppress(OSError, EOFError):
             connection = self._connect()
             connection.send_bytes(json.dumps(["end", [], {}]).encode())
-            connection.recv_bytes()
+            connection.recv_bytes()  # no answer comes: the connection closes when the process has ended
         self.close()
 
     def close(self) -> None:
@@ -247,7 +247,6 @@ class Server:
                     self._tell(connection)
                     return
                 if name == "end":
-                    connection.send_bytes(b"{}")
                     self._leave()
                 connection.send_bytes(json.dumps(self._answer(name, args, named)).encode())
         except (OSError, EOFError, ValueError):
