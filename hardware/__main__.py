@@ -18,6 +18,7 @@ from ..config import ScopeError
 from ..layout import Layout, process_arguments
 from ._certificates import make_keys
 from ._errors import ConfigurationError
+from ._large_memory import share_heaps
 from ._server import emit, serve
 
 
@@ -47,6 +48,7 @@ def _make_keys() -> int:
 def main() -> None:
     if any(word.startswith("--make-keys") for word in sys.argv[1:]):
         sys.exit(_make_keys())
+    share_heaps()
     sys.setswitchinterval(0.0005)  # a frame's writer must not keep the next exposure waiting for 5 ms
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

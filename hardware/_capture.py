@@ -13,6 +13,7 @@ from typing import Any
 
 from ._cameras import Cameras, Frame
 from ._errors import ArgumentError, DeviceError, HardwareError
+from ._large_memory import mapped_apart
 from ._mmcore import Core, new_metadata
 from ._pace import Running
 
@@ -44,7 +45,8 @@ class Source:
         mm, ask = self._core.mm, self._core.ask
         wanted = min(buffer_mb, frame_bytes * self._total // 2**20 + 16)
         if not wanted <= ask(self.first, mm.getCircularBufferMemoryFootprint) <= buffer_mb:
-            ask(self.first, mm.setCircularBufferMemoryFootprint, wanted)
+            with mapped_apart():
+                ask(self.first, mm.setCircularBufferMemoryFootprint, wanted)
         ask(self.first, mm.clearCircularBuffer)
 
     def start(self) -> None:

@@ -27,6 +27,10 @@ _MOVING = frozenset(
     {"setPosition", "setXYPosition", "setGalvoPosition", "setRelativePosition", "home", "fullFocus", "incrementalFocus"}
 )
 """With some adapters these return only when the axis has arrived."""
+_ALLOCATING = frozenset({"setCircularBufferMemoryFootprint", "clearCircularBuffer"})
+"""MMCore touches every page of its buffer."""
+SLOWEST_MEMORY_MB_S = 25.0
+"""Pages come from a busy system at least at this speed (a virtual machine under load was seen to give 80)."""
 
 
 def hung(core: Core, scope: Scope) -> tuple[int, HardwareTimeout] | None:
@@ -38,8 +42,8 @@ def hung(core: Core, scope: Scope) -> tuple[int, HardwareTimeout] | None:
         if limit_s is not None and now - since > limit_s:
             return thread, HardwareTimeout(
                 f"{thing}: {name} has not returned for {now - since:.1f} s (its limit is {limit_s:g} s: scope file,"
-                " micromanager.call_timeout_s, and exposure or travel): its adapter hangs, the hardware process ends and is"
-                " started again",
+                " micromanager.call_timeout_s, and exposure, travel or buffer): its adapter hangs, the hardware process ends and"
+                " is started again",
                 thing=thing,
                 value=name,
                 limit=limit_s,
@@ -60,6 +64,8 @@ def call_limit_s(scope: Scope, function: str, thing: str = "") -> float | None:
     if function in _MOVING:
         axes = scope.axes().values()
         limit_s += travel_s([axis for axis in axes if axis.device == thing.partition(".")[0]] or axes)
+    if function in _ALLOCATING:
+        limit_s += scope.micromanager.buffer_mb / SLOWEST_MEMORY_MB_S
     return limit_s
 
 

@@ -109,6 +109,7 @@ def test_calls_that_take_long_by_right_have_longer_limits(make_scope: Callable[.
     assert call_limit_s(scope, "setPosition", "z") == 10 + 3, "its own travel, not the longest one's"
     assert call_limit_s(scope, "setGalvoPosition", "galvo_a.y") == 10 + 10
     assert call_limit_s(scope, "fullFocus", "autofocus") == pytest.approx(10 + 32.35)
+    assert call_limit_s(scope, "setCircularBufferMemoryFootprint", "cam_a") == 10 + 40, "1,000 MB, page by page"
     assert call_limit_s(scope, "loadSystemConfiguration") is None
 
 
