@@ -123,13 +123,7 @@ def record_stack(size: int, buffer_mb: int) -> Iterator[RecordStack]:
 
 
 def peer(stack: RecordStack, **asked: Any) -> dict[str, Any]:
-    """Run a peer in a process of its own (`_record_peers`).
-
-    Raises
-    ------
-    RuntimeError
-        With what it printed, where it failed.
-    """
+    """Run a peer in a process of its own (`_record_peers`)."""
     words = {
         "config": str(stack.scope.config_path),
         "adapters": stack.adapters,
@@ -137,10 +131,21 @@ def peer(stack: RecordStack, **asked: Any) -> dict[str, Any]:
         "folder": str(stack.layout.volumes),
         **asked,
     }
-    command = [sys.executable, "-m", f"{__package__}._record_peers", json.dumps(words)]
+    return child("_record_peers", **words)
+
+
+def child(module: str, **asked: Any) -> dict[str, Any]:
+    """Run a module of this package in a process of its own, which prints its answer.
+
+    Raises
+    ------
+    RuntimeError
+        With what it printed, where it failed.
+    """
+    command = [sys.executable, "-m", f"{__package__}.{module}", json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYMM_LOG_FILE": "0"})
     if done.returncode:
-        raise RuntimeError(f"{asked.get('case')}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{module} {asked.get('case', '')}: {done.stderr[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
