@@ -11,9 +11,9 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
-from ..hardware import FrameSettings
+from ..hardware import ConnectedHardware, FrameSettings
 from ..layout import DATA_ENV, SCOPE_ENV
 from ..startup._session import Session, open_session
 
@@ -36,17 +36,18 @@ def main(asked: dict[str, Any]) -> dict[str, float]:
         "QUEUESCOPE_MICROMANAGER__PROCESS": "worker",
     }
     session = open_session()
+    hardware = cast(ConnectedHardware, session.hardware)
     try:
-        session.hardware.snap("one", FrameSettings())
-        session.hardware.set_value("fast1", "1")
+        hardware.snap("one", FrameSettings())
+        hardware.set_value("fast1", "1")
         kwargs = {"frames": 10, "channels": [{"name": "bright", "exposure_ms": float(asked["exposure_ms"])}]}
         session.run_engine(session.plans["burst"](**kwargs))  # what only the first run costs
         before = _engine_s(session)
-        result = session.run_engine(session.plans["burst"](**kwargs | {"frames": asked["frames"]})).plan_result
+        done: Any = session.run_engine(session.plans["burst"](**kwargs | {"frames": asked["frames"]}))
         spent_s = _engine_s(session) - before
-        return {"engine_cpu_ms_per_frame": 1000 * spent_s / sum(result["datasets"].values())}
+        return {"engine_cpu_ms_per_frame": 1000 * spent_s / sum(done.plan_result["datasets"].values())}
     finally:
-        session.hardware.close()
+        hardware.close()
 
 
 def _engine_s(session: Session) -> float:
