@@ -72,6 +72,8 @@ class Recording:
         self.error: str | None = None
         self.in_flight = 0
         self._why: str | None = None
+        self._closing = threading.Lock()
+        self._counted = False
         self._version = 0
         self._began: float | None = None
         self._seconds = 0.0
@@ -152,18 +154,21 @@ class Recording:
         RecordingError
             Where the frames in hand did not reach the disk in time, or the metadata could not be written.
         """
-        if self.phase == "closed":
-            return self.state()
-        drained = self.drain(limit_s)
-        with self.changed:
-            if not drained:
-                self.fail(f"{self.in_flight} frames did not reach the disk within {limit_s:g} s")
-            short = [n for n, d in self.datasets.items() if d.plan.frames is not None and d.written < d.plan.frames]
-            if short:
-                self.fail("closed before all frames had come")
+        with self._closing:  # not `changed`: a slow disk keeps nobody waiting who asks for the state
+            if self.phase == "closed":
+                return self.state()
+            drained = self.drain(limit_s)
+            with self.changed:
+                if not drained:
+                    self.fail(f"{self.in_flight} frames did not reach the disk within {limit_s:g} s")
+                written = {name: dataset.written for name, dataset in self.datasets.items()}
+                self._counted = True
+                planned = {name: dataset.plan.frames for name, dataset in self.datasets.items()}
+                if any(frames is not None and written[name] < frames for name, frames in planned.items()):
+                    self.fail("closed before all frames had come")
             try:
-                for dataset in self.datasets.values():
-                    dataset.files.finish(dataset.written)
+                for name, dataset in self.datasets.items():
+                    dataset.files.finish(written[name])
             except OSError as error:
                 self.fail(f"the files could not be finished: {error}")
                 raise RecordingError(str(self.error), **self.counts()) from error
@@ -185,8 +190,10 @@ class Recording:
             return index
 
     def land(self, name: str, line: dict[str, Any]) -> None:
-        """A frame is durable."""
+        """A frame is durable. It is too late where its dataset is being finished: it doesn't count."""
         with self.changed:
+            if self._counted:
+                return
             self.datasets[name].landed(line)
             if self._began is not None:
                 self._seconds = time.monotonic() - self._began

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,35 @@ def test_a_short_recording_keeps_its_frames(local: Any, new_plan: Plan, lit: Fra
         assert sorted(os.listdir(path / "0" / "c")) == ["0", "1", "2"]
     else:
         assert path.stat().st_size < 4 * frames[0].nbytes + 65536
+
+
+def test_a_slow_disk_keeps_nobody_waiting_who_asks(
+    local: Any, new_plan: Plan, lit: FrameSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state can be read while files are being finished; a frame that lands meanwhile doesn't count."""
+    state = local.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=1)))
+    state = local.record_frame(state.recording, {"cam_a": lit})
+    recording = local._microscope._recorder._recordings[state.recording]
+    reached, goes_on = threading.Event(), threading.Event()
+    finish = recording.datasets["cam_a"].files.finish
+
+    def slowly(frames: int) -> None:
+        reached.set()
+        assert goes_on.wait(30)
+        finish(frames)
+
+    monkeypatch.setattr(recording.datasets["cam_a"].files, "finish", slowly)
+    with ThreadPoolExecutor() as pool:
+        closed = pool.submit(local.close_recording, state.recording)
+        assert reached.wait(30)
+        try:
+            assert pool.submit(local.recording, state.recording).result(10).phase == "open"
+            recording.land("cam_a", {"index": 1, "checksum": "late"})
+        finally:
+            goes_on.set()
+        state = closed.result(30)
+    assert (state.phase, state.datasets["cam_a"].frames_written) == ("closed", 1)
+    check_files(local, state, "cam_a")
 
 
 def test_a_frame_of_another_shape_is_refused(local: Any, new_plan: Plan, lit: FrameSettings) -> None:
