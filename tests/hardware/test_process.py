@@ -23,6 +23,7 @@ from queuescope.config import Scope
 from queuescope.hardware import (
     ConfigurationError,
     DatasetPlan,
+    FrameSettings,
     HardwareError,
     HardwareGoneError,
     HardwareTimeout,
@@ -228,9 +229,10 @@ def test_ending_leaves_lights_off_and_files_whole(
     hardware = connect(scope, layout, timeout_s=60)
     hardware.set_light("led", True, 20.0)
     state = hardware.open_recording(
-        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=1000, axis="z", step_um=1))
+        new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=150, axis="z", step_um=1))
     )
-    state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 1000),)))
+    slow = view("cam_a", "a", 150, settings=FrameSettings(exposure_ms=100))
+    state = hardware.start_volume(state.recording, VolumeProgram(views=(slow,)))
     while state.datasets["cam_a"].frames_written < 2:
         state = hardware.recording(state.recording, seen=state.version, wait_s=20)
     process.signal(number)
