@@ -9,6 +9,7 @@ from typing import Any
 from ..config import Scope
 from ..layout import Layout
 from ._burst import burst
+from ._decision import Asked, Decided, decide
 from ._dry_run import Circumstances, DryRun, check
 from ._imaging import snap
 from ._movement import home, move_axis, move_xy, move_z
@@ -32,7 +33,9 @@ from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
 
 __all__ = [
+    "Asked",
     "Circumstances",
+    "Decided",
     "DryRun",
     "Estimate",
     "ParameterError",
@@ -43,6 +46,7 @@ __all__ = [
     "build_plans",
     "channel_names",
     "check",
+    "decide",
     "templates",
     "wait_for_space",
 ]

@@ -29,6 +29,8 @@ _TABLE = {
     "GET,HEAD /api/ops/{key}": READERS,
     "POST /api/ops/{key}/cancel": EDITORS,  # an agent only its own: `_operating`
     "POST /api/ops/{key}/retry": EDITORS,
+    "GET,HEAD /api/ops/{key}/decisions/{round}": READERS,
+    "POST /api/ops/{key}/decisions/{round}": EDITORS,
     "WS /api/ops/ws": READERS,
     "POST /api/tickets": READERS,
     "GET,HEAD /api/runs/{uid}": READERS,
