@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import Scope
 from ..layout import Layout
+from ._adaptive import adaptive_time_lapse
 from ._burst import burst
 from ._decision import Asked, Decided, decide
 from ._dry_run import Circumstances, DryRun, check
@@ -70,7 +71,11 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     tile_scan,
     overview,
 )
-_REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (multi_position, time_lapse)
+_REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (
+    multi_position,
+    time_lapse,
+    adaptive_time_lapse,
+)
 """What repeats others, in this order: each may be repeated by those after it."""
 
 

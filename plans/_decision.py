@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from bluesky import Msg
@@ -24,7 +24,7 @@ LOOK_AGAIN_S = 0.2
 class Asked:
     """One question of a plan; asked again after a pause it is the same."""
 
-    question: Question
+    question: Question = field(repr=False)
     wait_s: float
 
 

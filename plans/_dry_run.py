@@ -97,6 +97,7 @@ class _Part:
     def __init__(self, name: str, value: Any = None) -> None:
         self.name, self.value = name, value
         self.frames_written: dict[str, int] = {}
+        self.dose: dict[str, float] = {}
         self.parent = None
 
     @property

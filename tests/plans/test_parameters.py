@@ -47,6 +47,18 @@ GOOD: dict[str, dict[str, Any]] = {
         "interval_s": 30.0,
         "rounds": 960,
     },
+    "adaptive_time_lapse": {
+        "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
+        "do": {"plan": "acquire_volume", "kwargs": {"slices": 20, "channels": [{"name": "gfp", "power_pct": 2.0}]}},
+        "interval_s": 300.0,
+        "rounds": 120,
+        "max_positions": 6,
+        "min_interval_s": 30.0,
+        "max_power_pct": 4.0,
+        "dose_budget": {"l488": 500.0},
+        "burst": {"frames": 100, "cameras": ["cam_a"], "channels": [{"name": "gfp"}]},
+        "safe_z_um": -10.0,
+    },
 }
 
 
