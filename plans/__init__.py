@@ -12,6 +12,7 @@ from ._adaptive import adaptive_time_lapse
 from ._burst import burst
 from ._decision import Asked, Decided, decide
 from ._dry_run import Circumstances, DryRun, check
+from ._edge import edge_search
 from ._imaging import snap
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
@@ -70,6 +71,7 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     acquire_volume,
     tile_scan,
     overview,
+    edge_search,
 )
 _REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (
     multi_position,

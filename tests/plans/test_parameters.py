@@ -47,6 +47,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "interval_s": 30.0,
         "rounds": 960,
     },
+    "edge_search": {"axis": "xy.x", "step_um": 50.0, "max_steps": 8, "resolution_um": 2.0, "camera": "overview"},
     "adaptive_time_lapse": {
         "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
         "do": {"plan": "acquire_volume", "kwargs": {"slices": 20, "channels": [{"name": "gfp", "power_pct": 2.0}]}},
