@@ -13,6 +13,7 @@ from ._burst import burst
 from ._decision import Asked, Decided, decide
 from ._dry_run import Circumstances, DryRun, check
 from ._edge import edge_search
+from ._embryos import multi_embryo_round
 from ._imaging import snap
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
@@ -30,6 +31,7 @@ from ._state import (
     set_temperature,
     shutdown_safe,
 )
+from ._temperature import temperature_burst
 from ._template import Estimate, PlanContext, Template
 from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
@@ -75,8 +77,10 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
 )
 _REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (
     multi_position,
+    multi_embryo_round,
     time_lapse,
     adaptive_time_lapse,
+    temperature_burst,
 )
 """What repeats others, in this order: each may be repeated by those after it."""
 

@@ -80,10 +80,7 @@ class LivePlaces(Visits):
     def __init__(self, parameters: Any, context: PlanContext, do: Do, burst: Template | None, rounds: int) -> None:
         super().__init__(parameters, context, do, rounds=rounds)
         self._do, self._burst, self._record = do, burst, VisitRecord()
-        self.all = [
-            Live(place_name(where, index), where, acquisition, added=False)
-            for index, (where, acquisition) in enumerate(self._places)
-        ]
+        self.all = [Live(name, where, acquisition, added=False) for name, where, acquisition in self._places]
         self.doing = parameters.do
         """What is done at each place now: with the powers of now."""
         self.number = 0
@@ -147,13 +144,12 @@ class LivePlaces(Visits):
             if place.name in names and place.burst is None:
                 assert self._burst is not None
                 assert self._burst.acquire is not None
-                position = place.where if isinstance(place.where, str) else place.name
                 place.burst = self._burst.acquire(
                     self.parameters.burst,
                     self.context,
                     rounds=self.parameters.max_bursts,
                     place=f"{place.name}_burst",
-                    position=position,
+                    position=place.name,
                 )
                 yield from self._stage(place.burst)
         self._bursting = names

@@ -41,11 +41,11 @@ class Visits(Acquisition):
         position: str | None = None,
     ) -> None:
         super().__init__(parameters, context, rounds, place, position)
-        self._places: list[tuple[Any, Acquisition]] = []
-        for index, where in enumerate(parameters.positions):
-            name = place_name(where, index)
-            self._places.append((where, do.acquire(parameters.do, context, rounds=rounds, place=name, position=name)))
-        taken = [acquisition for _, acquisition in self._places]
+        self._places: list[tuple[str, Any, Acquisition]] = [
+            (name, where, do.acquire(what, context, rounds=rounds, place=name, position=name))
+            for name, where, what in self.stops()
+        ]
+        taken = [acquisition for _, _, acquisition in self._places]
         self.devices = [device for acquisition in taken for device in acquisition.devices]
         self.cameras, self._z_um = taken[0].cameras, dict[int, float]()
         x, y, z = context.scope.sample_axes()
@@ -53,23 +53,28 @@ class Visits(Acquisition):
         self.metadata = {
             **taken[0].metadata,
             "motors": list(dict.fromkeys([*axes, *taken[0].metadata["motors"]])),
-            "positions": {place_name(where, i): _where(context, where) for i, where in enumerate(parameters.positions)},
+            "positions": {name: _where(context, where) for name, where, _ in self._places},
         }
 
+    def stops(self) -> list[tuple[str, Any, Any]]:
+        """Name, position and ``do`` of each place."""
+        positions, do = self.parameters.positions, self.parameters.do
+        return [(place_name(where, index), where, do) for index, where in enumerate(positions)]
+
     def geometry(self) -> Geometry:
-        return self._places[0][1].geometry()
+        return self._places[0][2].geometry()
 
     @property
     def frames(self) -> dict[str, int]:
-        return {name: count for _, one in self._places for name, count in one.frames.items()}
+        return {name: count for _, _, one in self._places for name, count in one.frames.items()}
 
     def result(self) -> dict[str, Any]:
-        skipped = {place_name(p, i): one.without_focus for i, (p, one) in enumerate(self._places) if one.without_focus}
+        skipped = {name: one.without_focus for name, _, one in self._places if one.without_focus}
         return {"datasets": self.frames, **({"without_focus": skipped} if skipped else {})}
 
     def once(self) -> PlanBody:
         taken = False
-        for where, acquisition in self._places:
+        for _, where, acquisition in self._places:
             yield from bps.checkpoint()
             yield from self._go(where)
             taken = (yield from acquisition.once()) or taken
@@ -77,7 +82,7 @@ class Visits(Acquisition):
 
     def end(self) -> PlanBody:
         ends: PlanBody = bps.null()
-        for _, acquisition in self._places:
+        for _, _, acquisition in self._places:
             ends = bpp.finalize_wrapper(ends, acquisition.end)
         yield from ends
 

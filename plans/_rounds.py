@@ -121,6 +121,15 @@ def in_time(
         yield from bps.save()
 
 
+def all_rounds(one: Estimate, rounds: int, interval_s: float) -> Estimate:
+    """Of so many rounds like one."""
+    return Estimate(
+        seconds=(rounds - 1) * max(interval_s, one.seconds - 1.0) + one.seconds,
+        frames={name: count * rounds for name, count in one.frames.items()},
+        dose={light: dose * rounds for light, dose in one.dose.items()},
+    )
+
+
 def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
     """``made``: what may be done in each round, among others."""
     do = do_field(made)
@@ -167,11 +176,6 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
         return {**result, "late": record.late, "skipped": record.skipped}
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        one, rounds = do.estimate(parameters.do, scope), parameters.rounds
-        return Estimate(
-            seconds=(rounds - 1) * max(parameters.interval_s, one.seconds - 1.0) + one.seconds,
-            frames={name: count * rounds for name, count in one.frames.items()},
-            dose={light: dose * rounds for light, dose in one.dose.items()},
-        )
+        return all_rounds(do.estimate(parameters.do, scope), parameters.rounds, parameters.interval_s)
 
     return Template("time_lapse", model, body, estimate)

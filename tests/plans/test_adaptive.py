@@ -68,7 +68,7 @@ def test_decisions_end_and_add_places_and_change_how_they_are_taken(session: Ses
     """R4: add/stop a position while running, power and burst rules; each decision is an event that says who, when and what."""
     answering = client.answers(
         {"stop": ["p1"], "add": [{"x_um": 30, "y_um": 5}], "power_pct": {"gfp": 2}, "burst": ["p2"]},
-        {"interval_s": 1.0},
+        {"interval_s": 3.0},
     )
     outcome = run(session, "adaptive_time_lapse", {**LAPSE, "interval_s": 2.5})
     answering.join(10)
@@ -92,11 +92,11 @@ def test_decisions_end_and_add_places_and_change_how_they_are_taken(session: Ses
     assert (first["decision"], first["by"], second["decision"]) == (1, "agent", 2)
     assert json.loads(first["answer"])["stop"] == ["p1"]
     assert first["outcome"] == "p1 stopped; gfp at 2 %; p3 added; burst at p2"
-    assert second["outcome"] == "every 1 s"
+    assert second["outcome"] == "every 3 s"
     read = client.decisions.read(client.key, 1)
     assert read is not None
     assert first["at"] == read.answered_at
-    assert [one["due_s"] for one in events(docs, "rounds")] == [0, 2.5, 3.5]
+    assert [one["due_s"] for one in events(docs, "rounds")] == [0, 2.5, 5.5]
     assert session.hardware.positions(("xy.x",))["xy.x"] == pytest.approx(30, abs=0.1)
     assert not any(light.on for light in session.hardware.state().lights.values())
 
@@ -109,8 +109,9 @@ def test_with_nobody_there_the_schedule_is_kept(session: Session, client: Client
     assert [one["due_s"] for one in rounds] == [0, 1.5, 3.0]
     assert [one["outcome"] for one in rounds] == ["taken"] * 3
     assert outcome.plan_result["datasets"] == {"overview_p1": 3, "overview_p2": 3}
-    assert [(one["by"], one["answer"]) for one in events(docs, "decisions")] == [("default", "{}")] * 2
-    assert outcome.plan_result["unasked"] == 0
+    asked = events(docs, "decisions")
+    assert {(one["by"], one["answer"]) for one in asked} == {("default", "{}")}
+    assert len(asked) + outcome.plan_result["unasked"] == 2
 
 
 def test_what_is_asked_has_this_moments_limits(session: Session, client: Client) -> None:
