@@ -15,6 +15,7 @@ from ._dry_run import Circumstances, DryRun, check
 from ._edge import edge_search
 from ._embryos import multi_embryo_round
 from ._imaging import snap
+from ._live import live
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
 from ._places import multi_position
@@ -74,6 +75,7 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     tile_scan,
     overview,
     edge_search,
+    live,
 )
 _REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (
     multi_position,

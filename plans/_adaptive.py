@@ -16,7 +16,7 @@ from ..ledger import Question
 from ._acquisition import channels_of, frame_settings, run_of, with_power
 from ._decision import DecisionRecord, decide, tell
 from ._doing import Do, do_field
-from ._live import Live, LivePlaces
+from ._live_places import Live, LivePlaces
 from ._movement import MOVE_S
 from ._parameters import Parameters, choice, count, number, place_field
 from ._places import LONGEST_NAME, MOST_PLACES, check_places, place_name, places_field, safe_z_fields

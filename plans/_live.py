@@ -1,210 +1,105 @@
-"""Places that come and go while a plan runs: each ends by itself, or when it is told to, and others are added."""
+"""`live`: look through a camera, for as long as somebody does."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.utils import FailedStatus
+from pydantic import create_model
 
-from ..hardware import LimitError
-from ._acquisition import Acquisition, with_power
-from ._doing import Do
-from ._places import Visits, place_name
-from ._template import PlanBody, PlanContext, Template
+from ..config import Scope
+from ..devices import LivePlan
+from ..hardware import FrameSettings
+from ._parameters import Parameters, choice, number
+from ._reading import observe
+from ._template import Estimate, PlanBody, PlanContext, Template
 
-
-@dataclass
-class Live:
-    """A place, and what became of it."""
-
-    name: str
-    where: Any
-    acquisition: Acquisition
-    added: bool
-    """While the plan ran."""
-    visits: int = 0
-    left: int | None = None
-    """How many visits are left; None: as long as there are rounds."""
-    ended: str | None = None
-    """Why it isn't visited any more."""
-    burst: Acquisition | None = None
-    """Made when the first one is asked for."""
-
-    @property
-    def dose(self) -> dict[str, float]:
-        found = dict(self.acquisition.dose)
-        for light, dose in ({} if self.burst is None else self.burst.dose).items():
-            found[light] = found.get(light, 0.0) + dose
-        return found
+LONGEST_S = 120.0
+VIEWER_S = 2.0
+"""Who hasn't asked for a picture for so long doesn't look any more."""
+START_S = 10.0
+"""So long it waits, without light, for the first one who does."""
+EVERY_S = 0.1
+"""No frame sooner after another."""
+OTHERS_MS = 10.0
+"""Exposure where neither channel nor parameter says one, for the estimate."""
 
 
-class VisitRecord:
-    """What became of one visit: a device to be read into the stream ``visits``."""
+def live(scope: Scope) -> Template | None:
+    cameras = scope.of_kind("camera")
+    if not cameras:
+        return None
+    shortest = max(camera.exposure_ms[0] for camera in cameras.values())
+    longest = min(camera.exposure_ms[1] for camera in cameras.values())
+    model = create_model(
+        "live",
+        __base__=Parameters,
+        camera=(choice(list(cameras), "the camera"), next(iter(cameras))),
+        channel=(choice(list(scope.channels), "its light is on during exposures; null: no light") | None, None),
+        exposure_ms=(number(shortest, longest, "ms", "exposure time; null: the channel's, or as it is") | None, None),
+        max_s=(number(0.5, LONGEST_S, "s", "how long at most"), 30.0),
+    )
 
-    name = "visits"
-    parent = None
-    hints: ClassVar[dict[str, Any]] = {"fields": []}
-    _KINDS: ClassVar[dict[str, str]] = {"visit_round": "integer", "place": "string", "outcome": "string"}
+    def body(parameters: Any, context: PlanContext) -> PlanBody:
+        """Look through a camera: frames that are not recorded, shown by GET /api/scope/live.png while somebody asks for it.
 
-    def __init__(self) -> None:
-        self._values: dict[str, Any] = {}
-        self._at = 0.0
+        Moves the channel's filter and nothing else. The channel's light is on during exposures, at most ten a second, and counts
+        for the sample that is open. Without a viewer no exposure is made: it waits up to 10 s for the first one, and ends when
+        nobody has asked for a picture for 2 s, or after max_s. Returns the run UID, how many frames were taken, the seconds, the
+        dose, and why it ended.
+        """
+        view, settings = context.devices["live_view"], settings_of(parameters, scope)
 
-    def tell(self, number: int, place: str, outcome: str) -> None:
-        """``outcome``: ``taken``, ``no frames``, ``burst``, ``no burst: dose``, or why the place has ended."""
-        self._at, self._values = time.time(), {"visit_round": number, "place": place, "outcome": outcome}
-
-    def read(self) -> dict[str, dict[str, Any]]:
-        return {key: {"value": value, "timestamp": self._at} for key, value in self._values.items()}
-
-    def describe(self) -> dict[str, dict[str, Any]]:
-        return {key: {"source": "plan:visits", "dtype": kind, "shape": []} for key, kind in self._KINDS.items()}
-
-    def read_configuration(self) -> dict[str, dict[str, Any]]:
-        return {}
-
-    def describe_configuration(self) -> dict[str, dict[str, Any]]:
-        return {}
-
-
-class LivePlaces(Visits):
-    """One round at each place that is still live. Its parameters have ``positions``, ``do``, ``burst``, ``max_bursts`` and
-    ``dose_budget`` (by light, in % × s, for each place).
-    """
-
-    def __init__(self, parameters: Any, context: PlanContext, do: Do, burst: Template | None, rounds: int) -> None:
-        super().__init__(parameters, context, do, rounds=rounds)
-        self._do, self._burst, self._record = do, burst, VisitRecord()
-        self.all = [Live(name, where, acquisition, added=False) for name, where, acquisition in self._places]
-        self.doing = parameters.do
-        """What is done at each place now: with the powers of now."""
-        self.number = 0
-        """Of the round."""
-        self.bursts_left = parameters.max_bursts if parameters.burst is not None else 0
-        self._bursting: list[str] = []
-        self._staged: list[Any] = []
-
-    @property
-    def live(self) -> list[Live]:
-        return [place for place in self.all if place.ended is None]
-
-    @property
-    def frames(self) -> dict[str, int]:
-        taken = [one for place in self.all for one in (place.acquisition, place.burst) if one is not None]
-        return {name: count for one in taken for name, count in one.frames.items()}
-
-    def result(self) -> dict[str, Any]:
-        places = {place.name: {"rounds": place.visits, "ended": place.ended} for place in self.all}
-        return {**super().result(), "places": places}
-
-    def once(self) -> PlanBody:
-        taken = False
-        for place in self.live:
+        def inner() -> PlanBody:
+            lights = [settings.light] if settings.light else []
+            run_uid = yield from bps.open_run({"lights": lights, "channel": parameters.channel, "recorded": False})
+            if parameters.channel is not None:
+                yield from bps.mv(context.devices["channel"], parameters.channel)
+            yield from bps.prepare(view, LivePlan(parameters.camera, settings), wait=True)
+            began = time.monotonic()
+            ended = "max_s" if context.dry else (yield from _frames(view, began + parameters.max_s))
             yield from bps.checkpoint()
-            taken = (yield from self._visit(place)) or taken
-        self._bursting = []
-        return taken
+            yield from observe(view)
+            yield from bps.close_run()
+            seconds = round(time.monotonic() - began, 3)
+            return {"run_uid": run_uid, "frames": view.frames, "seconds": seconds, "dose": view.dose, "ended": ended}
 
-    def end(self) -> PlanBody:
-        ends: PlanBody = super().end()
-        for place in self.all:
-            for one in (place.acquisition if place.added else None, place.burst):
-                if one is not None:
-                    ends = bpp.finalize_wrapper(ends, one.end)
-        yield from ends
+        return (yield from bpp.stage_wrapper(inner(), [view]))
 
-    def end_spent(self) -> None:
-        """Places whose budget allows no further visit have ended."""
-        dose = self._do.estimate(self.doing, self.context.scope).dose
-        for place in self.live:
-            if not self._allows(place, dose):
-                place.ended = "dose"
+    def estimate(parameters: Any, scope: Scope) -> Estimate:
+        """With somebody who looks all the time."""
+        settings = settings_of(parameters, scope)
+        exposure_s = (settings.exposure_ms or OTHERS_MS) / 1000
+        lit_s = parameters.max_s * exposure_s / max(EVERY_S, exposure_s)
+        dose = {settings.light: lit_s * (settings.power_pct or 0.0)} if settings.light else {}
+        return Estimate(seconds=1.0 + parameters.max_s, dose=dose)
 
-    def _allows(self, place: Live, dose: Mapping[str, float]) -> bool:
-        """Whether its budget has room for this, by light."""
-        budget, had = self.parameters.dose_budget or {}, place.dose
-        return all(had.get(light, 0.0) + dose.get(light, 0.0) <= budget[light] for light in budget)
+    return Template("live", model, body, estimate)
 
-    def stop(self, name: str, why: str) -> None:
-        next(place for place in self.live if place.name == name).ended = why
 
-    def set_power(self, power_pct: Mapping[str, float]) -> None:
-        for place in self.all:
-            place.acquisition.set_power(power_pct)
-        self.doing = self.doing.model_copy(update={"kwargs": with_power(self.doing.kwargs, power_pct)})
+def settings_of(parameters: Any, scope: Scope) -> FrameSettings:
+    if parameters.channel is None:
+        return FrameSettings(exposure_ms=parameters.exposure_ms)
+    channel = scope.channels[parameters.channel]
+    lowest = scope.lights[channel.light].limits_pct[0]
+    return FrameSettings(
+        exposure_ms=channel.exposure_ms if parameters.exposure_ms is None else parameters.exposure_ms,
+        light=channel.light,
+        power_pct=lowest if channel.power_pct is None else channel.power_pct,
+    )
 
-    def burst_at(self, names: list[str]) -> PlanBody:
-        """In the next round a burst follows the frames at these places."""
-        for place in self.live:
-            if place.name in names and place.burst is None:
-                assert self._burst is not None
-                assert self._burst.acquire is not None
-                place.burst = self._burst.acquire(
-                    self.parameters.burst,
-                    self.context,
-                    rounds=self.parameters.max_bursts,
-                    place=f"{place.name}_burst",
-                    position=place.name,
-                )
-                yield from self._stage(place.burst)
-        self._bursting = names
-        self.bursts_left -= len(names)
 
-    def add(self, where: Any, rounds: int) -> PlanBody:
-        """One more place, from the next round on; returns its name."""
-        names, index = {place.name for place in self.all}, len(self.all)
-        while (name := place_name(where, index)) in names:
-            index += 1
-        acquisition = self._do.acquire(self.doing, self.context, rounds=rounds, place=name, position=name)
-        yield from self._stage(acquisition)
-        self.all.append(Live(name, where, acquisition, added=True))
-        return name
-
-    def _stage(self, acquisition: Acquisition) -> PlanBody:
-        for device in acquisition.devices:
-            yield from bps.stage(device, wait=True)
-            self._staged.append(device)
+def _frames(view: Any, until: float) -> PlanBody:
+    """Frame after frame while somebody looks; returns why it ended."""
+    while True:
         yield from bps.checkpoint()
-
-    def unstage(self) -> PlanBody:
-        """Of what was staged while it ran; after the run."""
-        for device in self._staged:
-            yield from bps.unstage(device, wait=True)
-        yield from bps.null()
-
-    def _visit(self, place: Live) -> PlanBody:
-        try:
-            yield from self._go(place.where)
-        except (FailedStatus, LimitError) as error:
-            cause = error.__cause__ if isinstance(error, FailedStatus) else error
-            if not place.added or place.visits or not isinstance(cause, LimitError):
-                raise
-            place.ended = f"refused: {cause}"  # nothing has moved; the night's other places go on
-            yield from self._tell(place, place.ended)
-            return False
-        taken = yield from place.acquisition.once()
-        place.visits += 1
-        yield from self._tell(place, "taken" if taken else "no frames")
-        if place.name in self._bursting and place.burst is not None:
-            assert self._burst is not None
-            allowed = self._allows(place, self._burst.estimate(self.parameters.burst, self.context.scope).dose)
-            if allowed:
-                yield from place.burst.once()
-            yield from self._tell(place, "burst" if allowed else "no burst: dose")
-        if place.left is not None:
-            place.left -= 1
-            if place.left == 0:
-                place.ended = "rounds"
-        return taken
-
-    def _tell(self, place: Live, outcome: str) -> PlanBody:
-        self._record.tell(self.number, place.name, outcome)
-        yield from bps.checkpoint()
-        yield from bps.create("visits")
-        yield from bps.read(self._record)
-        yield from bps.save()
+        began = time.monotonic()
+        if began >= until:
+            return "max_s"
+        if view.idle_s > (VIEWER_S if view.looked else START_S):
+            return "nobody looks" if view.looked else "nobody looked"
+        if view.looked:
+            yield from bps.trigger(view, wait=True)
+        yield from bps.sleep(max(0.0, EVERY_S - (time.monotonic() - began)))

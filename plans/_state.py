@@ -29,7 +29,7 @@ def read_state(scope: Scope) -> Template:
 
         Moves nothing and uses no light. Returns the readings by name; a reading that fails fails the run.
         """
-        others = set(scope.of_kind("camera", "multi_camera")) | {"volume", "burst", "lights_off"}
+        others = set(scope.of_kind("camera", "multi_camera")) | {"volume", "burst", "lights_off", "live_view"}
         devices = [device for name, device in context.devices.items() if name not in others]
         run_uid = yield from bps.open_run()
         state = yield from observe(*devices)

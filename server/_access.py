@@ -37,6 +37,7 @@ _TABLE = {
     "GET,HEAD /api/runs/{uid}/image.png": READERS,
     "POST /api/runs/register": ADMINS,
     "GET,HEAD /api/scope": READERS,
+    "GET,HEAD /api/scope/live.png": READERS,
     "POST /api/scope/halt": READERS,
     "POST /api/scope/rearm": OPERATORS,
     "POST /api/scope/arm": OPERATORS,

@@ -48,6 +48,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "rounds": 960,
     },
     "edge_search": {"axis": "xy.x", "step_um": 50.0, "max_steps": 8, "resolution_um": 2.0, "camera": "overview"},
+    "live": {"camera": "overview", "channel": "gfp", "exposure_ms": 20.0, "max_s": 60.0},
     "temperature_burst": {
         "target_c": 25.0,
         "do": {"plan": "burst", "kwargs": {"frames": 100, "cameras": ["cam_a"], "channels": [{"name": "gfp"}]}},
