@@ -145,7 +145,7 @@ class Decisions:
             decision = _by_id(connection, id_)
             if decision.closed_at is not None:
                 return decision
-            if decision.state == "open":
+            if decision.by is None:
                 connection.execute(
                     "UPDATE decisions SET answer = fallback, answered_by = ? WHERE id = ?", (BY_DEFAULT, id_)
                 )
@@ -191,7 +191,7 @@ class Decisions:
                 if _same(decision.answer, answer):
                     return decision, False
                 raise OperationError("decided_already", f"{name} was answered by {decision.by}: its first answer stays")
-            if decision.state == "withdrawn" or not _runs(connection, decision):
+            if decision.state == "withdrawn":
                 raise OperationError("decision_closed", f"{name} is not asked any more: its plan has ended")
             if decision.state == "used" or time.time() > decision.deadline:
                 default = json.dumps(decision.question.default)
@@ -256,15 +256,12 @@ def _by_id(connection: sqlite3.Connection, id_: int) -> Decision:
     return _decision(connection.execute(f"{_SELECT} WHERE d.id = ?", (id_,)).fetchone())
 
 
-def _runs(connection: sqlite3.Connection, decision: Decision) -> bool:
-    row = connection.execute(f"{_SELECT} WHERE d.id = ?", (decision.id,)).fetchone()
-    return bool(row["state"] == "running")
-
-
 def _decision(row: sqlite3.Row) -> Decision:
     state: DecisionState = "open" if row["answered_by"] is None else "answered"
-    if row["closed_at"] is not None:
-        state = "used" if row["used"] else "withdrawn"
+    if row["used"]:
+        state = "used"
+    elif row["closed_at"] is not None or row["state"] != "running":  # halted or killed, a plan says nothing more
+        state = "withdrawn"
     return Decision(
         id=row["id"],
         key=row["key"],

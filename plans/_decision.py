@@ -93,13 +93,13 @@ def decide(
     plan without an operation key can't be answered: it goes on with the default at once. Call it between rounds: outside
     `bps.create` … `bps.save`, with no volume under way.
     """
-    asked = Asked(question, wait_s)
     if context.dry:
         return Decided(None, question.default, BY_DEFAULT, 0.0)
     until = clock() + wait_s
+    yield from lights_off(context)
+    asked = Asked(question, max(0.0, until - clock()))
 
     def waited() -> PlanBody:
-        yield from lights_off(context)
         if (yield from answer(Msg("decision_open", None, asked))):
             while not (yield Msg("decision_look", None, asked)) and (left := until - clock()) > 0:
                 yield from bps.checkpoint()

@@ -146,6 +146,9 @@ def test_a_plan_that_ended_asks_nothing(ledger: Ledger, decisions: Decisions, st
     asked(decisions, "item-1")
     Operations(ledger).lost("item-1", "the worker died")
     assert decisions.waiting() == {}
+    lost = decisions.read(KEY, 2)
+    assert lost is not None
+    assert lost.state == "withdrawn"
     assert code(lambda: decisions.answer(KEY, 2, {}, "agent")) == "decision_closed"
 
 

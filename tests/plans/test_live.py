@@ -91,9 +91,12 @@ def test_paused_no_exposure_is_made(session: Session) -> None:
     run_engine = session.run_engine
     with looking(session, pictures=2, then=run_engine.request_pause), pytest.raises(RunEngineInterrupted):
         run(session, "live", {**LIVE, "max_s": 20.0})
-    used = session.hardware.dose().used
-    while look(session.layout.live_socket) is not None:  # until the last frame is no news any more
+    while (
+        look(session.layout.live_socket) is not None
+    ):  # the exposure in hand ends; its frame is no news after a second
         threading.Event().wait(0.05)
+    used = session.hardware.dose().used
+    assert look(session.layout.live_socket) is None
     assert session.hardware.dose().used == used
     run_engine.abort()
     assert documents(session, run_engine._run_start_uids[-1])[-1][1]["exit_status"] == "abort"
