@@ -49,7 +49,8 @@ class Lapse:
     def frames(self) -> dict[str, int]:
         """Of the next round, by dataset."""
         one = self._do.estimate(self.places.doing, self._context.scope).frames
-        return {f"{name}_{place.name}": frames for place in self.places.live for name, frames in one.items()}
+        found = {f"{name}_{place.name}": frames for place in self.places.live for name, frames in one.items()}
+        return found | self.places.burst_frames()
 
     def between(self, number_: int, left_s: float) -> PlanBody:
         """Ask before this round; returns the interval from now on, or None where nothing is left to do."""

@@ -155,6 +155,13 @@ class LivePlaces(Visits):
         self._bursting = names
         self.bursts_left -= len(names)
 
+    def burst_frames(self) -> dict[str, int]:
+        """Of the bursts of the next round, by dataset."""
+        if not self._bursting or self._burst is None:
+            return {}
+        one = self._burst.estimate(self.parameters.burst, self.context.scope).frames
+        return {f"{name}_{place}_burst": frames for place in self._bursting for name, frames in one.items()}
+
     def add(self, where: Any, rounds: int) -> PlanBody:
         """One more place, from the next round on; returns its name."""
         names, index = {place.name for place in self.all}, len(self.all)

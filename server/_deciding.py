@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from ..ledger import Decision, Decisions, OperationError, WrongAnswerError
+from ..ledger import Decision, Decisions, Ledger, OperationError, WrongAnswerError
 from ._problems import Problem
 
 MAX_ANSWER = 64 * 1024
@@ -51,6 +52,12 @@ class DecisionView(_Part):
     answered_at: float | None
     closed_at: float | None
     """When the plan went on."""
+
+
+@cache
+def decisions_of(path: Path) -> Decisions:
+    """Those in this ledger, to be read."""
+    return Decisions(Ledger(path))
 
 
 def view_of(decision: Decision) -> DecisionView:

@@ -24,7 +24,7 @@ TWO_PLACES = [{"x_um": 10, "y_um": 0}, {"x_um": 20, "y_um": 0}]
 LAPSE: dict[str, Any] = {
     "positions": TWO_PLACES,
     "do": SNAP,
-    "interval_s": 1.5,
+    "interval_s": 20.0,
     "rounds": 3,
     "on_late": "run",
     "max_positions": 4,
@@ -32,6 +32,9 @@ LAPSE: dict[str, Any] = {
     "max_interval_s": 60,
     "burst": {"frames": 3, "cameras": ["overview"]},
 }
+
+AT_ONCE = {"interval_s": 0.5}
+"""An answer that has nobody wait: the next round is due before it is asked for."""
 
 
 @pytest.fixture
@@ -67,10 +70,10 @@ def test_another_interval_counts_from_the_last_round() -> None:
 def test_decisions_end_and_add_places_and_change_how_they_are_taken(session: Session, client: Client) -> None:
     """R4: add/stop a position while running, power and burst rules; each decision is an event that says who, when and what."""
     answering = client.answers(
-        {"stop": ["p1"], "add": [{"x_um": 30, "y_um": 5}], "power_pct": {"gfp": 2}, "burst": ["p2"]},
-        {"interval_s": 3.0},
+        {"stop": ["p1"], "add": [{"x_um": 30, "y_um": 5}], "power_pct": {"gfp": 2}, "burst": ["p2"], "interval_s": 3},
+        AT_ONCE,
     )
-    outcome = run(session, "adaptive_time_lapse", {**LAPSE, "interval_s": 2.5})
+    outcome = run(session, "adaptive_time_lapse", LAPSE)
     answering.join(10)
     assert outcome.exit_status == "success"
     result, docs = outcome.plan_result, documents(session, outcome.run_start_uids[0])
@@ -91,26 +94,28 @@ def test_decisions_end_and_add_places_and_change_how_they_are_taken(session: Ses
     first, second = events(docs, "decisions")
     assert (first["decision"], first["by"], second["decision"]) == (1, "agent", 2)
     assert json.loads(first["answer"])["stop"] == ["p1"]
-    assert first["outcome"] == "p1 stopped; gfp at 2 %; p3 added; burst at p2"
-    assert second["outcome"] == "every 3 s"
+    assert first["outcome"] == "p1 stopped; gfp at 2 %; p3 added; burst at p2; every 3 s"
+    assert second["outcome"] == "every 0.5 s"
     read = client.decisions.read(client.key, 1)
     assert read is not None
     assert first["at"] == read.answered_at
-    assert [one["due_s"] for one in events(docs, "rounds")] == [0, 2.5, 5.5]
+    due_s = [one["due_s"] for one in events(docs, "rounds")]
+    assert due_s[1] >= 3
+    assert due_s[1] < due_s[2] < 20
     assert session.hardware.positions(("xy.x",))["xy.x"] == pytest.approx(30, abs=0.1)
     assert not any(light.on for light in session.hardware.state().lights.values())
 
 
 def test_with_nobody_there_the_schedule_is_kept(session: Session, client: Client) -> None:
     """The agent may vanish for an hour: each round begins at its time, as it was asked for; the defaults are recorded."""
-    outcome = run(session, "adaptive_time_lapse", LAPSE)
+    outcome = run(session, "adaptive_time_lapse", {**LAPSE, "interval_s": 1.5})
     docs = documents(session, outcome.run_start_uids[0])
     rounds = events(docs, "rounds")
     assert [one["due_s"] for one in rounds] == [0, 1.5, 3.0]
     assert [one["outcome"] for one in rounds] == ["taken"] * 3
     assert outcome.plan_result["datasets"] == {"overview_p1": 3, "overview_p2": 3}
     asked = events(docs, "decisions")
-    assert {(one["by"], one["answer"]) for one in asked} == {("default", "{}")}
+    assert {(one["by"], one["answer"]) for one in asked} <= {("default", "{}")}
     assert len(asked) + outcome.plan_result["unasked"] == 2
 
 
@@ -139,7 +144,7 @@ def test_what_is_asked_has_this_moments_limits(session: Session, client: Client)
         client.decisions.answer(client.key, 1, {"end": True}, "agent")
 
     acting = client.then(act)
-    outcome = run(session, "adaptive_time_lapse", {**LAPSE, "interval_s": 20})
+    outcome = run(session, "adaptive_time_lapse", LAPSE)
     acting.join(10)
     assert set(refusals) == set(WRONG)
     assert {loc for loc, parts in refusals.items() if [part.loc for part in parts] != [loc]} == set(), refusals
@@ -157,11 +162,12 @@ def test_a_dose_budget_caps_powers_and_ends_places(session: Session, client: Cli
 
     def act(decision: Decision) -> None:
         limits.append(decision.question.answers["properties"]["power_pct"]["properties"]["gfp"])
+        client.decisions.answer(client.key, 1, AT_ONCE, "agent")
 
     acting = client.then(act)
     channels = [{"name": "gfp", "power_pct": 4, "exposure_ms": 100}]
     do = {"plan": "snap", "kwargs": {**SNAP["kwargs"], "channels": channels}}
-    kwargs = {**LAPSE, "do": do, "max_power_pct": 6, "dose_budget": {"l488": 1.0}, "rounds": 5, "interval_s": 1.2}
+    kwargs = {**LAPSE, "do": do, "max_power_pct": 6, "dose_budget": {"l488": 1.0}, "rounds": 5}
     outcome = run(session, "adaptive_time_lapse", kwargs)
     acting.join(10)
     docs = documents(session, outcome.run_start_uids[0])
@@ -175,7 +181,7 @@ def test_a_dose_budget_caps_powers_and_ends_places(session: Session, client: Cli
 
 
 def test_places_end_after_their_rounds(session: Session, client: Client) -> None:
-    answering = client.answers({"end_after": {"p2": 1}})
+    answering = client.answers({"end_after": {"p2": 1}, **AT_ONCE})
     outcome = run(session, "adaptive_time_lapse", {**LAPSE, "end_after": {"p1": 1}})
     answering.join(10)
     assert outcome.plan_result["places"] == {
@@ -200,7 +206,7 @@ def test_an_added_place_that_is_refused_ends_alone(
         return move(targets)
 
     monkeypatch.setattr(session.hardware, "move", guarded)
-    answering = client.answers({"add": [{"x_um": 77, "y_um": 0}]})
+    answering = client.answers({"add": [{"x_um": 77, "y_um": 0}], **AT_ONCE})
     outcome = run(session, "adaptive_time_lapse", LAPSE)
     answering.join(10)
     assert outcome.exit_status == "success"
@@ -218,7 +224,7 @@ def test_paused_while_it_asks_lights_are_off_and_nothing_is_taken_twice(session:
         run(session, "adaptive_time_lapse", LAPSE)
     pausing.join(10)
     assert not any(light.on for light in session.hardware.state().lights.values())
-    client.answers({"stop": ["p2"]})
+    client.answers({"stop": ["p2"], **AT_ONCE})
     outcome = run_engine.resume()
     docs = documents(session, outcome.run_start_uids[0])
     assert told(docs) == {"overview_p1": [0, 1, 2], "overview_p2": [0]}
@@ -228,8 +234,8 @@ def test_paused_while_it_asks_lights_are_off_and_nothing_is_taken_twice(session:
 def test_a_pause_anywhere_takes_no_frame_twice(session: Session, client: Client) -> None:
     """Also while a place is added and a burst is taken."""
     run_engine = session.run_engine
-    kwargs = {**LAPSE, "rounds": 2, "interval_s": 1.0}
-    answer = {"add": [{"x_um": 30, "y_um": 5}], "burst": ["p1"], "power_pct": {"gfp": 1}}
+    kwargs = {**LAPSE, "rounds": 2}
+    answer = {"add": [{"x_um": 30, "y_um": 5}], "burst": ["p1"], "power_pct": {"gfp": 1}, **AT_ONCE}
     expected = {"overview_p1": 2, "overview_p2": 2, "overview_p3": 1, "overview_p1_burst": 3}
     for command in ("stage", "decision_use", "kickoff", "prepare", "save"):
         seen: list[str] = []
@@ -254,7 +260,7 @@ def test_a_pause_anywhere_takes_no_frame_twice(session: Session, client: Client)
         assert told(docs) == {name: list(range(count)) for name, count in expected.items()}, command
 
 
-@pytest.mark.parametrize("how", ["abort", "stop"])
+@pytest.mark.parametrize("how", ["abort", "stop", "halt"])
 def test_ended_while_it_asks_its_run_says_so(session: Session, client: Client, how: str) -> None:
     run_engine = session.run_engine
     client.then(lambda _: run_engine.request_pause())
@@ -262,16 +268,17 @@ def test_ended_while_it_asks_its_run_says_so(session: Session, client: Client, h
         run(session, "adaptive_time_lapse", LAPSE)
     getattr(run_engine, how)()
     stop = documents(session, run_engine._run_start_uids[-1])[-1][1]
-    assert stop["exit_status"] == {"abort": "abort", "stop": "success"}[how]
+    assert stop["exit_status"] == {"abort": "abort", "stop": "success", "halt": "abort"}[how]
     assert stop["frames"] == {"overview_p1": 1, "overview_p2": 1}
-    assert client.decisions.waiting() == {}
+    if how != "halt":  # then the plan says nothing more; the ledger knows that it has ended
+        assert client.decisions.waiting() == {}
     assert not any(light.on for light in session.hardware.state().lights.values())
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "end_after": ({"end_after": {"p9": 3}}, "end_after: there is no place 'p9'"),
     "max_positions": ({"max_positions": 1}, "max_positions: 1 is less than the 2 places"),
-    "interval": ({"min_interval_s": 2.0}, "interval_s: 1.5 s is outside"),
+    "interval": ({"min_interval_s": 30.0}, "interval_s: 20 s is outside"),
     "power": ({"max_power_pct": 3}, "max_power_pct: gfp begins with 4 % of l488, more than 3 %"),
     "do": ({"do": {"plan": "snap", "kwargs": {"position": {"x_um": 0, "y_um": 0}}}}, "do: leave out kwargs.position"),
     "burst": ({"burst": {"frames": 3, "position": {"x_um": 0, "y_um": 0}}}, "burst: leave out position"),
