@@ -32,7 +32,7 @@ from pydantic import (
 
 SCOPES = Path(__file__).parent / "scopes"
 ENV_PREFIX = "QUEUESCOPE_"
-RESERVED = {"burst", "channel", "lights_off", "volume"}
+RESERVED = {"burst", "channel", "lights_off", "live_view", "volume"}
 """Names of the devices that every microscope gets (`queuescope.devices`)."""
 
 

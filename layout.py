@@ -58,6 +58,7 @@ class Layout:
     hardware_socket = property(lambda self: self.sockets / "hardware.sock")
     control_socket = property(lambda self: self.sockets / "control.sock")
     info_socket = property(lambda self: self.sockets / "info.sock")
+    live_socket = property(lambda self: self.sockets / "live.sock")
     valkey_socket = property(lambda self: self.sockets / "valkey.sock")
 
     def create(self) -> None:

@@ -14,6 +14,7 @@ from ._events import HardwareEvents
 from ._geometry import CameraGeometry, Geometry
 from ._imaging import ImagingConfiguration
 from ._lights_off import LightsOff
+from ._live_view import LivePlan, LiveView
 from ._program import ProgramFlyer, ProgramPlan
 from ._reconnection import Reconnection
 from ._recordings import RunRecordings
@@ -33,6 +34,8 @@ __all__ = [
     "LabelledState",
     "LightGate",
     "LightsOff",
+    "LivePlan",
+    "LiveView",
     "ProgramFlyer",
     "ProgramPlan",
     "PropertyValue",
@@ -49,8 +52,8 @@ __all__ = [
 def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dict[str, Any], RunRecordings]:
     """All devices of a microscope by name, and what closes the files of a run.
 
-    Besides the scope's devices and lights: ``lights_off``; ``channel`` (where the scope has channels); ``volume`` and ``burst``
-    (where it has cameras).
+    Besides the scope's devices and lights: ``lights_off``; ``channel`` (where the scope has channels); ``volume``, ``burst``
+    and ``live_view`` (where it has cameras).
     """
     recordings = RunRecordings(scope, layout, hardware)
     axes, events = scope.axes(), HardwareEvents(hardware)
@@ -85,4 +88,7 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
             devices[name] = ProgramFlyer(
                 name=name, hardware=hardware, recordings=recordings, labels=cameras, imaging=imaging
             )
+        devices["live_view"] = LiveView(
+            name="live_view", hardware=hardware, recordings=recordings, address=layout.live_socket
+        )
     return devices, recordings

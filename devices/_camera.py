@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ophyd.ophydobj import OphydObject
@@ -98,6 +98,8 @@ class CameraDetector(OphydObject):
         self._datasets: dict[str, DatasetState] = {}
         self._streams: dict[str, AssetStream] = {}
         self._exposing: Status | None = None
+        self.dose: dict[str, float] = {}
+        """By light: what its frames in this run got, in % × s, as the hardware measured it."""
 
     def hardware_restarted(self) -> None:
         self._forget()
@@ -111,15 +113,22 @@ class CameraDetector(OphydObject):
         self._plan = CameraPlan()
         return [self]
 
-    def prepare(self, value: CameraPlan) -> Status:
-        """Say how frames are taken and how many will come; sets the exposure time."""
-        self._forget()
-        self._plan = value
+    def prepare(self, value: CameraPlan | FrameSettings) -> Status:
+        """Say how frames are taken and how many will come; sets the exposure time.
+
+        With settings alone: frames are taken so from now on, into the same datasets.
+        """
+        if isinstance(value, CameraPlan):
+            self._forget()
+            self._plan = value
+        else:
+            self._plan = replace(self._plan, settings=value)
+        exposure_ms = self._plan.settings.exposure_ms
 
         def configure() -> None:
-            if value.settings.exposure_ms is not None:
+            if exposure_ms is not None:
                 for camera in self.cameras:
-                    self._hardware.configure_camera(camera, exposure_ms=value.settings.exposure_ms)
+                    self._hardware.configure_camera(camera, exposure_ms=exposure_ms)
 
         return in_thread(configure, self)
 
@@ -159,7 +168,7 @@ class CameraDetector(OphydObject):
             state = self._hardware.record_together(self._recording, self._camera, plan.settings)
         else:
             state = self._hardware.record_frame(self._recording, {self.name: plan.settings})
-        self._datasets = state.datasets
+        self._datasets, self.dose = state.datasets, state.dose
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
         frames = self.get_index()

@@ -119,6 +119,11 @@ class ProgramFlyer(OphydObject):
         return {} if self._state is None else {n: d.frames_written for n, d in self._state.datasets.items()}
 
     @property
+    def dose(self) -> dict[str, float]:
+        """By light: what its frames in this run got, in % × s, as the hardware measured it."""
+        return {} if self._state is None else self._state.dose
+
+    @property
     def seconds(self) -> float:
         """From the first exposure until the newest frame was on disk."""
         return 0.0 if self._state is None else self._state.seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from event_model import ComposeStreamResource
@@ -60,6 +60,11 @@ class RunRecordings:
             self._run_uid, self._open, self._streams = run_uid, {}, []
             self._sample_id, self._position, self.dose = sample_id, position, {}
             self._session_id = None if session_id is None else str(session_id)[:LONGEST_NAME]  # clients give anything
+
+    def count(self, dose: Mapping[str, float]) -> None:
+        """Light of the run that is open beside its frames', by light in % × s."""
+        for light, given in dose.items():
+            self.dose[light] = self.dose.get(light, 0.0) + given
 
     def told(self) -> None:
         """The documents offered last have been emitted (an event was saved, or a flyer collected)."""

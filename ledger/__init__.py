@@ -1,4 +1,5 @@
-"""The record of operations: what was started for whom, what became of it, which runs it made; who approved what; samples."""
+"""The record of operations: what was started for whom, what became of it, which runs it made; who approved and decided
+what; samples."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from ._approvals import READS_ONLY, Approval, ApprovalError, Approvals, waits_fo
 from ._bell import Ring, bell, bell_socket
 from ._body import Body
 from ._control import Control, before_control, read_control, write_control
+from ._decisions import BY_DEFAULT, Decision, Decisions, DecisionState, Question, WrongAnswerError, WrongPart
 from ._events import Event, Events
 from ._holds import Hold, HoldReason
 from ._items import meta_of
@@ -17,6 +19,7 @@ from ._samples import SampleRecord, Samples
 
 __all__ = [
     "ACTIVE",
+    "BY_DEFAULT",
     "ENDS",
     "FAILURES",
     "KEEP_S",
@@ -27,6 +30,9 @@ __all__ = [
     "Approvals",
     "Body",
     "Control",
+    "Decision",
+    "DecisionState",
+    "Decisions",
     "Event",
     "Events",
     "Failure",
@@ -36,6 +42,7 @@ __all__ = [
     "Operation",
     "OperationError",
     "Operations",
+    "Question",
     "Retry",
     "Ring",
     "Room",
@@ -43,6 +50,8 @@ __all__ = [
     "Samples",
     "State",
     "Waits",
+    "WrongAnswerError",
+    "WrongPart",
     "before_control",
     "bell",
     "bell_socket",

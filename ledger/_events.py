@@ -17,7 +17,7 @@ class Event:
     key: str | None
     attempt: int | None
     type: str
-    """``state``, later ``progress output decision``."""
+    """``state decision``, later ``progress output``."""
     data: dict[str, Any]
 
 

@@ -133,7 +133,28 @@ DROP TABLE executions;
 """What was executed before is an attempt now. The same key could start several plans then: they become its attempts, in order,
 and what each of them was stands in the audit."""
 
-STEPS = (FIRST, PEOPLE, OPERATIONS)
+DECISIONS = """
+CREATE TABLE decisions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    attempt INTEGER NOT NULL REFERENCES attempts (id),
+    round INTEGER NOT NULL,
+    words TEXT NOT NULL,
+    answers TEXT NOT NULL,
+    fallback TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    asked_at REAL NOT NULL,
+    deadline REAL NOT NULL,
+    answer TEXT,
+    answered_by TEXT,
+    answered_at REAL,
+    closed_at REAL,
+    used INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (attempt, round)
+);
+CREATE INDEX decisions_that_wait ON decisions (attempt) WHERE closed_at IS NULL;
+"""
+
+STEPS = (FIRST, PEOPLE, OPERATIONS, DECISIONS)
 """What makes each version of the file out of the one before."""
 
 

@@ -8,9 +8,14 @@ from typing import Any
 
 from ..config import Scope
 from ..layout import Layout
+from ._adaptive import adaptive_time_lapse
 from ._burst import burst
+from ._decision import Asked, Decided, decide
 from ._dry_run import Circumstances, DryRun, check
+from ._edge import edge_search
+from ._embryos import multi_embryo_round
 from ._imaging import snap
+from ._live import live
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
 from ._places import multi_position
@@ -27,12 +32,15 @@ from ._state import (
     set_temperature,
     shutdown_safe,
 )
+from ._temperature import temperature_burst
 from ._template import Estimate, PlanContext, Template
 from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
 
 __all__ = [
+    "Asked",
     "Circumstances",
+    "Decided",
     "DryRun",
     "Estimate",
     "ParameterError",
@@ -43,6 +51,7 @@ __all__ = [
     "build_plans",
     "channel_names",
     "check",
+    "decide",
     "templates",
     "wait_for_space",
 ]
@@ -65,8 +74,16 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     acquire_volume,
     tile_scan,
     overview,
+    edge_search,
+    live,
 )
-_REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (multi_position, time_lapse)
+_REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (
+    multi_position,
+    multi_embryo_round,
+    time_lapse,
+    adaptive_time_lapse,
+    temperature_burst,
+)
 """What repeats others, in this order: each may be repeated by those after it."""
 
 

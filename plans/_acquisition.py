@@ -8,7 +8,7 @@ is `primary`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bluesky import Msg
@@ -53,6 +53,15 @@ def frame_settings(channel: Any, scope: Scope) -> FrameSettings:
         light=known.light,
         power_pct=stored if channel.power_pct is None else channel.power_pct,
     )
+
+
+def with_power(parameters: Any, power_pct: Mapping[str, float]) -> Any:
+    """The same parameters with other powers, by channel."""
+    channels = [
+        channel.model_copy(update={"power_pct": power_pct[channel.name]}) if channel.name in power_pct else channel
+        for channel in parameters.channels or []
+    ]
+    return parameters.model_copy(update={"channels": channels or None})
 
 
 class Acquisition:
@@ -101,6 +110,19 @@ class Acquisition:
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = {"datasets": self.frames}
         return {**found, "without_focus": self.without_focus} if self.without_focus else found
+
+    @property
+    def dose(self) -> dict[str, float]:
+        """By light: what its frames got so far, in % × s, as the hardware measured it."""
+        found: dict[str, float] = {}
+        for device in self.devices:
+            for light, dose in device.dose.items():
+                found[light] = found.get(light, 0.0) + dose
+        return found
+
+    def set_power(self, power_pct: Mapping[str, float]) -> None:
+        """From the next round on these channels have these powers; what a descriptor says is how it began."""
+        self.parameters = with_power(self.parameters, power_pct)
 
     def once(self) -> PlanBody:
         """One round: go there, focus, take the frames. Returns whether frames were taken."""
@@ -248,8 +270,12 @@ class Stepped(Acquisition):
         self._detectors = {
             series: camera.another(series, self.position) if series else camera for _, series in self.series()
         }
-        self._opened = False
+        self._opened = self._changed = False
         self.devices = list(self._detectors.values())
+
+    def set_power(self, power_pct: Mapping[str, float]) -> None:
+        super().set_power(power_pct)
+        self._changed = True
 
     @property
     def frames(self) -> dict[str, int]:
@@ -278,6 +304,10 @@ class Stepped(Acquisition):
                 )
                 yield from bps.prepare(self._detectors[series], plan, wait=True)
             self._opened = True
+        elif self._changed:
+            for channel, series in channels:
+                yield from bps.prepare(self._detectors[series], frame_settings(channel, self.context.scope), wait=True)
+        self._changed = False
         if len(channels) == 1:
             yield from self.select(channels[0][0])
         for point in points:
@@ -311,12 +341,21 @@ def one_run(acquisition: Acquisition, **metadata: Any) -> PlanBody:
     return (yield from run_of(acquisition, body, **metadata))
 
 
-def run_of(acquisition: Acquisition, body: Callable[[], PlanBody], **metadata: Any) -> PlanBody:
-    """A run in which ``body`` takes rounds of it: staged, ROI and binning set before and put back, ended whatever happens."""
+def run_of(
+    acquisition: Acquisition,
+    body: Callable[[], PlanBody],
+    opened: Callable[[str], None] = lambda run_uid: None,
+    **metadata: Any,
+) -> PlanBody:
+    """A run in which ``body`` takes rounds of it: staged, ROI and binning set before and put back, ended whatever happens.
+
+    ``opened`` is told its UID.
+    """
 
     def inner() -> PlanBody:
         described = {"detectors": list(acquisition.cameras), **acquisition.metadata, **metadata}
         run_uid = yield from bps.open_run(described)
+        opened(run_uid)
         yield from bpp.finalize_wrapper(body(), acquisition.end)
         yield from bps.checkpoint()  # a pause that was asked for meanwhile takes effect now
         result = acquisition.result()

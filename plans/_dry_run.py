@@ -97,6 +97,8 @@ class _Part:
     def __init__(self, name: str, value: Any = None) -> None:
         self.name, self.value = name, value
         self.frames_written: dict[str, int] = {}
+        self.dose: dict[str, float] = {}
+        self.frames = 0
         self.parent = None
 
     @property
@@ -183,7 +185,7 @@ class _Stand:
                 case _:
                     self.devices[name] = _Part(name)
         self.devices |= {name: _LightPart(name, False) for name in scope.lights}
-        self.devices |= {name: _Part(name) for name in ("volume", "burst", "channel", "lights_off")}
+        self.devices |= {name: _Part(name) for name in ("volume", "burst", "channel", "lights_off", "live_view")}
 
     def go_through(self, plan: Any) -> None:
         """

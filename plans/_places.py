@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 from bluesky import plan_stubs as bps
@@ -41,11 +41,11 @@ class Visits(Acquisition):
         position: str | None = None,
     ) -> None:
         super().__init__(parameters, context, rounds, place, position)
-        self._places: list[tuple[Any, Acquisition]] = []
-        for index, where in enumerate(parameters.positions):
-            name = place_name(where, index)
-            self._places.append((where, do.acquire(parameters.do, context, rounds=rounds, place=name, position=name)))
-        taken = [acquisition for _, acquisition in self._places]
+        self._places: list[tuple[str, Any, Acquisition]] = [
+            (name, where, do.acquire(what, context, rounds=rounds, place=name, position=name))
+            for name, where, what in self.stops()
+        ]
+        taken = [acquisition for _, _, acquisition in self._places]
         self.devices = [device for acquisition in taken for device in acquisition.devices]
         self.cameras, self._z_um = taken[0].cameras, dict[int, float]()
         x, y, z = context.scope.sample_axes()
@@ -53,23 +53,28 @@ class Visits(Acquisition):
         self.metadata = {
             **taken[0].metadata,
             "motors": list(dict.fromkeys([*axes, *taken[0].metadata["motors"]])),
-            "positions": {place_name(where, i): _where(context, where) for i, where in enumerate(parameters.positions)},
+            "positions": {name: _where(context, where) for name, where, _ in self._places},
         }
 
+    def stops(self) -> list[tuple[str, Any, Any]]:
+        """Name, position and ``do`` of each place."""
+        positions, do = self.parameters.positions, self.parameters.do
+        return [(place_name(where, index), where, do) for index, where in enumerate(positions)]
+
     def geometry(self) -> Geometry:
-        return self._places[0][1].geometry()
+        return self._places[0][2].geometry()
 
     @property
     def frames(self) -> dict[str, int]:
-        return {name: count for _, one in self._places for name, count in one.frames.items()}
+        return {name: count for _, _, one in self._places for name, count in one.frames.items()}
 
     def result(self) -> dict[str, Any]:
-        skipped = {place_name(p, i): one.without_focus for i, (p, one) in enumerate(self._places) if one.without_focus}
+        skipped = {name: one.without_focus for name, _, one in self._places if one.without_focus}
         return {"datasets": self.frames, **({"without_focus": skipped} if skipped else {})}
 
     def once(self) -> PlanBody:
         taken = False
-        for where, acquisition in self._places:
+        for _, where, acquisition in self._places:
             yield from bps.checkpoint()
             yield from self._go(where)
             taken = (yield from acquisition.once()) or taken
@@ -77,7 +82,7 @@ class Visits(Acquisition):
 
     def end(self) -> PlanBody:
         ends: PlanBody = bps.null()
-        for _, acquisition in self._places:
+        for _, _, acquisition in self._places:
             ends = bpp.finalize_wrapper(ends, acquisition.end)
         yield from ends
 
@@ -102,58 +107,79 @@ def _where(context: PlanContext, where: Any) -> dict[str, float | None]:
     return found
 
 
+def _no_name_twice(places: list[Any]) -> list[Any]:
+    names = [place_name(place, index) for index, place in enumerate(places)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{sorted(names)} names a place twice")
+    return places
+
+
+def places_field(scope: Scope) -> Any:
+    """``positions``: one or more places, none by the same name."""
+    place: Any = place_field(scope, "a named position, or {x_um, y_um, z_um?}")
+    doc = "the places, in order: names or {x_um, y_um, z_um?}"
+    return Annotated[
+        list[place], Field(min_length=1, max_length=MOST_PLACES, description=doc), AfterValidator(_no_name_twice)
+    ]
+
+
+def safe_z_fields(scope: Scope) -> dict[str, Any]:
+    """``safe_z_um``, where there is a z."""
+    _, _, z = scope.sample_axes()
+    if z is None:
+        return {}
+    doc = "z goes there before each move in x and y; null: it stays"
+    return {"safe_z_um": (number(*scope.axes()[z].limits, "um", doc) | None, None)}
+
+
+def check_places(what: Any, positions: list[Any], datasets: Iterable[str], plan: str, more: str = "") -> None:
+    """Refuse a template that says itself where it is, and places whose datasets would have too long a name.
+
+    Parameters
+    ----------
+    what
+        The ``do``.
+    more
+        Ends the name of some datasets.
+
+    Raises
+    ------
+    ValueError
+        Beginning with the parameter's name.
+    """
+    if what.kwargs.position is not None:
+        raise ValueError(f"do: leave out kwargs.position: {plan} goes to its own positions")
+    places = [place_name(place, index) for index, place in enumerate(positions)]
+    longest = max((f"{dataset}_{place}{more}" for dataset in datasets for place in places), key=len)
+    if len(longest) > LONGEST_NAME:
+        raise ValueError(
+            f"positions: dataset {longest!r} would have {len(longest)} characters, more than {LONGEST_NAME}"
+            " (camera, channel and place): give the place's coordinates instead of its name"
+        )
+
+
 def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | None:
     """``made``: what may be done at each place, among others."""
-    x, y, z = scope.sample_axes()
+    x, y, _ = scope.sample_axes()
     do = do_field(made)
     if do is None or x is None or y is None:
         return None
     estimate_of = do.estimate
 
-    def no_name_twice(places: list[Any]) -> list[Any]:
-        names = [place_name(place, index) for index, place in enumerate(places)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{sorted(names)} names a place twice")
-        return places
-
     class Checked(Parameters):
         @model_validator(mode="after")
         def _says_places_once(self) -> Self:
-            what = getattr(self, "do", None)
-            if what is not None and what.kwargs.position is not None:
-                raise ValueError("do: leave out kwargs.position: multi_position goes to its own positions")
-            if what is not None:
-                places = [place_name(place, index) for index, place in enumerate(getattr(self, "positions", []))]
-                longest = max((f"{d}_{p}" for d in estimate_of(what, scope).frames for p in places), key=len)
-                if len(longest) > LONGEST_NAME:
-                    raise ValueError(
-                        f"positions: dataset {longest!r} would have {len(longest)} characters, more than {LONGEST_NAME}"
-                        " (camera, channel and place): give the place's coordinates instead of its name"
-                    )
+            what, positions = getattr(self, "do", None), getattr(self, "positions", [])
+            if what is not None and positions:
+                check_places(what, positions, estimate_of(what, scope).frames, "multi_position")
             return self
 
-    place: Any = place_field(scope, "a named position, or {x_um, y_um, z_um?}")
-    safe_z: dict[str, Any] = {}
-    if z is not None:
-        doc = "z goes there before each move in x and y; null: it stays"
-        safe_z["safe_z_um"] = (number(*scope.axes()[z].limits, "um", doc) | None, None)
     model = create_model(
         "multi_position",
         __base__=Checked,
-        positions=(
-            Annotated[
-                list[place],
-                Field(
-                    min_length=1,
-                    max_length=MOST_PLACES,
-                    description="the places, in order: names or {x_um, y_um, z_um?}",
-                ),
-                AfterValidator(no_name_twice),
-            ],
-            ...,
-        ),
+        positions=(places_field(scope), ...),
         do=(do.annotation, ...),
-        **safe_z,
+        **safe_z_fields(scope),
     )
 
     def acquire(parameters: Any, context: PlanContext, **more: Any) -> Acquisition:

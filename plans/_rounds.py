@@ -74,6 +74,7 @@ def in_time(
     interval_s: float,
     on_late: str,
     before: Callable[[], PlanBody] = bps.null,
+    between: Callable[[int, float], PlanBody] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> PlanBody:
     """Rounds by the clock: the n-th is due n × ``interval_s`` after the first, whatever the others took.
@@ -84,15 +85,27 @@ def in_time(
         One round; returns whether frames were taken.
     before
         What may have to be waited for before each round.
+    between
+        Before every round but the first, with its number and the seconds until it is due; returns the interval from now on, or
+        None: no more rounds. Another interval counts from when the last round was due, and what that makes late begins at once.
     on_late
         A round whose time has passed is left out (``skip``) or begins at once (``run``): the schedule stays.
     """
     first: float | None = None
+    anchor, since = 0.0, 0
     for number_ in range(rounds):
+        if between is not None and number_:
+            wanted = yield from between(number_, anchor + (number_ - since) * interval_s - clock())
+            if wanted is None:
+                return
+            if wanted != interval_s:
+                due = anchor + (number_ - 1 - since) * interval_s
+                anchor, since, interval_s = max(due, clock() - wanted), number_ - 1, wanted
         yield from before()
         now = clock()
-        first = now if first is None else first
-        due = first + number_ * interval_s
+        if first is None:
+            first = anchor = now
+        due = anchor + (number_ - since) * interval_s
         if on_late == "skip" and now - due > LATE_S:
             record.tell(number_, due - first, now - first, "skipped")
         else:
@@ -106,6 +119,15 @@ def in_time(
         yield from bps.create("rounds")
         yield from bps.read(record)
         yield from bps.save()
+
+
+def all_rounds(one: Estimate, rounds: int, interval_s: float) -> Estimate:
+    """Of so many rounds like one."""
+    return Estimate(
+        seconds=(rounds - 1) * max(interval_s, one.seconds - 1.0) + one.seconds,
+        frames={name: count * rounds for name, count in one.frames.items()},
+        dose={light: dose * rounds for light, dose in one.dose.items()},
+    )
 
 
 def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
@@ -154,11 +176,6 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
         return {**result, "late": record.late, "skipped": record.skipped}
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        one, rounds = do.estimate(parameters.do, scope), parameters.rounds
-        return Estimate(
-            seconds=(rounds - 1) * max(parameters.interval_s, one.seconds - 1.0) + one.seconds,
-            frames={name: count * rounds for name, count in one.frames.items()},
-            dose={light: dose * rounds for light, dose in one.dose.items()},
-        )
+        return all_rounds(do.estimate(parameters.do, scope), parameters.rounds, parameters.interval_s)
 
     return Template("time_lapse", model, body, estimate)

@@ -13,6 +13,12 @@ from ._template import PlanBody, PlanContext
 LOOK_AGAIN_S = 1.0
 
 
+def lights_off(context: PlanContext) -> PlanBody:
+    """Close every light's gate, before something is waited for."""
+    for light in context.scope.lights:
+        yield from bps.abs_set(context.devices[light], False, wait=True)
+
+
 def wait_for_space(context: PlanContext, frames: Mapping[str, int] | None = None) -> PlanBody:
     """Wait until the disk has room for the next round, with every light's gate closed; return at once where it has.
 
@@ -27,8 +33,7 @@ def wait_for_space(context: PlanContext, frames: Mapping[str, int] | None = None
     look = Msg("disk_hold", None, dict(frames or {}))
 
     def wait() -> PlanBody:
-        for light in context.scope.lights:
-            yield from bps.abs_set(context.devices[light], False, wait=True)
+        yield from lights_off(context)
         while True:
             yield from bps.checkpoint()
             yield from bps.sleep(LOOK_AGAIN_S)

@@ -29,7 +29,7 @@ def read_state(scope: Scope) -> Template:
 
         Moves nothing and uses no light. Returns the readings by name; a reading that fails fails the run.
         """
-        others = set(scope.of_kind("camera", "multi_camera")) | {"volume", "burst", "lights_off"}
+        others = set(scope.of_kind("camera", "multi_camera")) | {"volume", "burst", "lights_off", "live_view"}
         devices = [device for name, device in context.devices.items() if name not in others]
         run_uid = yield from bps.open_run()
         state = yield from observe(*devices)
@@ -151,6 +151,20 @@ def set_objective(scope: Scope) -> Template | None:
     return Template("set_objective", model, body, estimate)
 
 
+def check_target(scope: Scope, name: str, target_c: float) -> None:
+    """
+    Raises
+    ------
+    ValueError
+        Where a temperature is outside its device's limits.
+    """
+    low, high = scope.of_kind("temperature")[name].limits
+    if not low <= target_c <= high:
+        raise ValueError(
+            f"target_c: {name} {target_c} °C is outside [{low}, {high}] (scope.yml: devices.{name}.limits)"
+        )
+
+
 def set_temperature(scope: Scope) -> Template | None:
     settable = {name: device for name, device in scope.of_kind("temperature").items() if device.setpoint is not None}
     if not settable:
@@ -159,12 +173,7 @@ def set_temperature(scope: Scope) -> Template | None:
     class Checked(Parameters):
         @model_validator(mode="after")
         def _inside_its_limits(self) -> Self:
-            name, target = getattr(self, "device", ""), getattr(self, "target_c", 0.0)
-            low, high = settable[name].limits
-            if not low <= target <= high:
-                raise ValueError(
-                    f"target_c: {name} {target} °C is outside [{low}, {high}] (scope.yml: devices.{name}.limits)"
-                )
+            check_target(scope, getattr(self, "device", ""), getattr(self, "target_c", 0.0))
             return self
 
     lowest = min(device.limits[0] for device in settable.values())

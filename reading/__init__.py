@@ -1,4 +1,4 @@
-"""Runs and frames straight from their files, for whoever sees them: the client, the HTTP process, the terminal.
+"""Runs and frames straight from their files, for whoever sees them: the client, the HTTP process, the terminal. And what is live.
 
 The document log says what a run has, the frame list which frames count, the volume holds them. Everything here only reads, and
 needs neither a server nor Tiled nor Bluesky.
@@ -17,6 +17,7 @@ from ._preview import (
 from ._run_log import RUN_UID, RunDataset, RunLog, RunLogError, UnknownRunError, check_uid
 from ._tiff_volume import open_volume
 from ._volume import FrameError, Stack, Volume, VolumeError, ZarrVolume
+from ._window import Shown, Window, look
 
 __all__ = [
     "LARGEST_SCALE",
@@ -29,13 +30,16 @@ __all__ = [
     "RunDataset",
     "RunLog",
     "RunLogError",
+    "Shown",
     "Stack",
     "UnknownRunError",
     "Volume",
     "VolumeError",
+    "Window",
     "ZarrVolume",
     "check_projection",
     "check_uid",
+    "look",
     "open_volume",
     "preview_of",
     "render",

@@ -9,8 +9,9 @@ import re
 from fastapi import APIRouter, Request, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict
 
+from ._decision_routes import router
 from ._guard import CALLER
-from ._op_routes import operating, router
+from ._op_routes import operating
 from ._tickets import tickets
 
 __all__ = ["events_router", "router"]

@@ -6,10 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from anyio import to_thread
+
 from ..hardware import HardwareError, LatchFile
 from ..ledger import Hold, Waits, read_control
 from ._approving import waiting
 from ._context import Context
+from ._deciding import decisions_of
 from ._models import Component
 from ._problems import Problem
 from ._queue import QueueUnreachable, ask
@@ -28,6 +31,8 @@ async def holds(context: Context, status: dict[str, Any], hardware: Component) -
     if status.get("items_in_queue"):
         with contextlib.suppress(Problem):  # the queue server's own component says so
             found += [one.hold for one in await waiting(context)]
+    if status.get("running_item_uid"):
+        found += await to_thread.run_sync(_decisions, context, status["running_item_uid"])
     return found + await _disk(context, status)
 
 
@@ -72,6 +77,12 @@ async def _disk(context: Context, status: dict[str, Any]) -> list[Hold]:
     except TimeoutError:
         return []
     return [] if room is None or room.fits else [room.hold("what records frames", None)]
+
+
+def _decisions(context: Context, item_uid: str) -> list[Hold]:
+    """What the plan that runs asks its client."""
+    decision = decisions_of(context.layout.ledger_db).waiting().get(item_uid)
+    return [] if decision is None else [decision.hold()]
 
 
 def _queue(status: dict[str, Any]) -> Iterator[Hold]:

@@ -18,8 +18,10 @@ from ..reading import (
     UnknownRunError,
     Volume,
     VolumeError,
+    look,
     open_volume,
     preview_of,
+    render,
 )
 from ._problems import Problem
 
@@ -68,6 +70,25 @@ def read_image(
     except (VolumeError, OSError) as error:
         raise Problem("unreadable_frame", str(error)) from None
     return shown, _headers(name, count, shown)
+
+
+def live_image(layout: Layout, scale: int) -> tuple[Preview, dict[str, str]]:
+    """A picture of what is live now, and the headers that say what it shows. To ask for it is to look.
+
+    Raises
+    ------
+    Problem
+        ``not_live``, ``preview_too_large``.
+    """
+    shown = look(layout.live_socket)
+    if shown is None:
+        raise Problem("not_live", "no plan shows anything live now: start the plan live, and ask again within 10 s")
+    try:
+        found = render(shown.image, shown.index, 1, scale, shown.pixel_um * scale, PERCENTILES, shown.saturation)
+    except PreviewTooLarge as error:
+        raise Problem("preview_too_large", str(error)) from None
+    facts = {"Live-Camera": shown.camera, "Live-Frame": str(shown.index), "Live-Time": f"{shown.time:.3f}"}
+    return found, {**_headers(shown.camera, shown.index + 1, found), **facts}
 
 
 def _volume(scope: Scope, layout: Layout, uid: str, log: RunLog, name: str | None) -> tuple[str, Volume]:
@@ -126,4 +147,4 @@ def _headers(name: str, count: int, shown: Preview) -> dict[str, str]:
     return {f"Preview-{key}": str(value) for key, value in facts.items()}
 
 
-__all__ = ["LARGEST_SCALE", "read_image"]
+__all__ = ["LARGEST_SCALE", "live_image", "read_image"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from ..ledger import READS_ONLY, WAITING, Approvals, Hold, Operation, Waits, waits_for_approval
+from ..ledger import READS_ONLY, WAITING, Approvals, Decisions, Hold, Operation, Waits, waits_for_approval
 from ._approving import approval_hold
 from ._context import Context
 from ._holds import people_hold, released_hold
@@ -28,22 +28,31 @@ class Facts:
     people: list[Hold]
     released: Hold | None
     disk: dict[str, Hold]
+    decisions: dict[str, Hold]
     status: dict[str, Any]
     """Of the queue server; empty where it doesn't answer."""
 
 
-async def views(context: Context, approvals: Approvals, operations: list[Operation]) -> list[OperationView]:
+async def views(
+    context: Context, approvals: Approvals, decisions: Decisions, operations: list[Operation]
+) -> list[OperationView]:
     """Each as clients see it. What has ended costs no question to anybody."""
-    facts = None if all(operation.ended for operation in operations) else await _facts(context)
+    facts = None if all(operation.ended for operation in operations) else await _facts(context, decisions)
     return await to_thread.run_sync(lambda: [_view(context, approvals, facts, operation) for operation in operations])
 
 
-async def _facts(context: Context) -> Facts:
+async def _facts(context: Context, decisions: Decisions) -> Facts:
     status: dict[str, Any] = {}
     with contextlib.suppress(QueueUnreachable):
         status = await ask(context.control, "status", deadline_s=ASK_S)
     return await to_thread.run_sync(
-        lambda: Facts(list(people_hold(context)), released_hold(context), Waits(context.layout).told(), status)
+        lambda: Facts(
+            list(people_hold(context)),
+            released_hold(context),
+            Waits(context.layout).told(),
+            {uid: decision.hold() for uid, decision in decisions.waiting().items()},
+            status,
+        )
     )
 
 
@@ -76,7 +85,8 @@ def _hold(context: Context, approvals: Approvals, facts: Facts, operation: Opera
         if operation.paused_at is not None:
             needs = "resume, stop or abort the plan"
             return Hold(reason="paused", since=operation.paused_at, needs=needs, detail="the plan is paused")
-        return facts.disk.get(str(operation.item_uid))
+        uid = str(operation.item_uid)
+        return facts.disk.get(uid) or facts.decisions.get(uid)
     agents = operation.user_group == "agent" and operation.body.plan not in READS_ONLY
     for hold in facts.people:
         if hold.reason != "person" or agents:

@@ -12,9 +12,22 @@ from typing import Any, TypeVar
 
 from anyio import to_thread
 
-from ..ledger import Approvals, Body, Events, Ledger, Operation, OperationError, Operations, State, bell, bell_socket
+from ..ledger import (
+    Approvals,
+    Body,
+    Decisions,
+    Events,
+    Ledger,
+    Operation,
+    OperationError,
+    Operations,
+    State,
+    bell,
+    bell_socket,
+)
 from ._context import Context
 from ._control import agents_may
+from ._deciding import DecisionView, answer_decision, read_decision
 from ._dispatcher import Dispatcher
 from ._items import KEY
 from ._op_models import OperationPage, OperationView, Submit
@@ -39,6 +52,7 @@ class Operating:
         self._context = context
         self._operations = Operations(ledger, bell(context.layout))
         self._approvals = Approvals(ledger)
+        self._decisions = Decisions(ledger, bell(context.layout))
         self._events = Events(ledger)
         self._wakes = Wakes(bell_socket(context.layout))
         self.dispatcher = Dispatcher(context, self._operations, self._wakes)
@@ -97,7 +111,8 @@ class Operating:
     async def page(self, after: int, limit: int, state: State | None) -> OperationPage:
         found = await to_thread.run_sync(self._operations.page, after, limit, state)
         return OperationPage(
-            items=await views(self._context, self._approvals, found), next=found[-1].id if found else after
+            items=await views(self._context, self._approvals, self._decisions, found),
+            next=found[-1].id if found else after,
         )
 
     async def cancel(self, key: str, role: str) -> OperationView:
@@ -126,6 +141,20 @@ class Operating:
             operation = await self.dispatcher.dispatch(operation)
         return await self._view(operation)
 
+    async def decision(self, key: str, round_: int) -> DecisionView:
+        """What a plan asks, or has asked."""
+        await self._require(key)
+        return await read_decision(self._decisions, key, round_)
+
+    async def decide(self, key: str, round_: int, answer: Any, role: str) -> tuple[DecisionView, bool]:
+        """Answer what a plan asks. True where the same answer was there before."""
+        operation = await self._require(key)
+        _refuse_others(operation, role)
+        self._rate.take(role)
+        if role == "agent":
+            self._agents_may(operation.body.plan)
+        return await answer_decision(self._decisions, key, round_, answer, role)
+
     def _agents_may(self, plan: str) -> None:
         agents_may(self._context.layout, "/api/queue/item/add", {"item": {"name": plan}})
 
@@ -143,7 +172,7 @@ class Operating:
         return operation
 
     async def _view(self, operation: Operation) -> OperationView:
-        (view,) = await views(self._context, self._approvals, [operation])
+        (view,) = await views(self._context, self._approvals, self._decisions, [operation])
         return view
 
 

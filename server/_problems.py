@@ -74,6 +74,10 @@ CODES: Mapping[str, Code] = {
     "queue_refused": Code(409, "ask_person", "The queue server refused"),
     "not_retryable": Code(409, "after_fix", "Nothing to try again"),
     "wrong_attempt": Code(409, "after_fix", "Not the last attempt"),
+    "unknown_decision": Code(404, "after_fix", "Nothing of this number was asked"),
+    "answer_refused": Code(422, "after_fix", "Not an answer that is allowed"),
+    "decision_closed": Code(409, "after_fix", "Too late to decide"),
+    "not_live": Code(404, "same_key", "Nothing is live"),
     "rate_limited": Code(429, "same_key", "Too many at once"),
     "outside_limits": Code(422, "after_fix", "Outside its limits"),
 }

@@ -9,7 +9,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Query, Request, Response
 
 from ._guard import CALLER
-from ._image import LARGEST_SCALE, read_image
+from ._image import LARGEST_SCALE, live_image, read_image
 from ._models import Run
 from ._people_routes import router
 from ._register import Register, register
@@ -70,6 +70,30 @@ async def get_image(
     make = partial(read_image, context.scope, context.layout, uid, dataset, index, project, scale)
     shown, headers = await to_thread.run_sync(make, limiter=_places())
     return Response(shown.png, media_type="image/png", headers={**headers, "Cache-Control": "no-cache"})
+
+
+@router.head("/scope/live.png", include_in_schema=False)
+@router.get(
+    "/scope/live.png",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "8-bit grey PNG; `Preview-…` as of a run's `image.png`, and `Live-Camera`, `Live-Frame`, `Live-Time`.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        400: _problem("`invalid_query`"),
+        404: _problem("`not_live`"),
+        422: _problem("`preview_too_large`"),
+    },
+)
+async def get_live_image(
+    context: ContextNow,
+    scale: Annotated[int, Query(ge=1, le=LARGEST_SCALE, description="Pixels along each axis that become one.")] = 1,
+) -> Response:
+    """What the plan `live` sees now; the frame is in no file. It goes on while somebody asks for this, at most 2 s apart."""
+    make = partial(live_image, context.layout, scale)
+    shown, headers = await to_thread.run_sync(make, limiter=_places())
+    return Response(shown.png, media_type="image/png", headers={**headers, "Cache-Control": "no-store"})
 
 
 @router.post(

@@ -16,8 +16,9 @@ from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..ledger import Ledger, Operations, Waits, bell, meta_of
+from ..ledger import Decisions, Ledger, Operations, Waits, bell, meta_of
 from ..plans import Template, build_plans, channel_names, templates
+from ._deciding import Deciding
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
 from ._space import RoundsWait, Space
@@ -150,6 +151,9 @@ def open_session() -> Session:
     rounds = RoundsWait(Space(scope, layout, ours), Waits(layout))
     run_engine.register_command("disk_hold", rounds.look)
     run_engine.register_command("disk_hold_over", rounds.over)
+    deciding = Deciding(Decisions(ledger, bell(layout)), lambda: rounds.item_uid)
+    for command in ("open", "look", "use", "over"):
+        run_engine.register_command(f"decision_{command}", getattr(deciding, command))
     return Session(
         scope=scope,
         layout=layout,

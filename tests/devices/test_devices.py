@@ -36,7 +36,8 @@ def devices(scope: Scope, hardware: ConnectedHardware, tmp_path_factory: pytest.
 
 
 def test_every_device_and_light_of_the_scope_exists(scope: Scope, devices: dict[str, Any]) -> None:
-    assert set(devices) == set(scope.devices) | set(scope.lights) | {"burst", "channel", "lights_off", "volume"}
+    ours = {"burst", "channel", "lights_off", "live_view", "volume"}
+    assert set(devices) == set(scope.devices) | set(scope.lights) | ours
     assert all(device.name == name for name, device in devices.items())
 
 
@@ -44,7 +45,7 @@ def test_devices_follow_the_protocols(scope: Scope, devices: dict[str, Any]) -> 
     for name, device in devices.items():
         if name in ("burst", "volume"):
             assert isinstance(device, Flyable)
-        elif name in scope.of_kind("camera"):
+        elif name == "live_view" or name in scope.of_kind("camera"):
             assert isinstance(device, Triggerable)
         else:
             assert isinstance(device, Readable)

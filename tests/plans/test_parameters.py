@@ -47,6 +47,39 @@ GOOD: dict[str, dict[str, Any]] = {
         "interval_s": 30.0,
         "rounds": 960,
     },
+    "edge_search": {"axis": "xy.x", "step_um": 50.0, "max_steps": 8, "resolution_um": 2.0, "camera": "overview"},
+    "live": {"camera": "overview", "channel": "gfp", "exposure_ms": 20.0, "max_s": 60.0},
+    "temperature_burst": {
+        "target_c": 25.0,
+        "do": {"plan": "burst", "kwargs": {"frames": 100, "cameras": ["cam_a"], "channels": [{"name": "gfp"}]}},
+        "interval_s": 30.0,
+        "rounds": 40,
+    },
+    "multi_embryo_round": {
+        "embryos": [
+            {
+                "id": "e1",
+                "position": {"x_um": 1.0, "y_um": 2.0},
+                "calibration": {"slope_um_per_deg": 90.0, "offset_um": 3.0},
+                "power_pct": 3.0,
+                "role": "test",
+            },
+            {"id": "e2", "position": {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}},
+        ],
+        "do": {"plan": "acquire_volume", "kwargs": {"slices": 20, "channels": [{"name": "gfp"}]}},
+    },
+    "adaptive_time_lapse": {
+        "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
+        "do": {"plan": "acquire_volume", "kwargs": {"slices": 20, "channels": [{"name": "gfp", "power_pct": 2.0}]}},
+        "interval_s": 300.0,
+        "rounds": 120,
+        "max_positions": 6,
+        "min_interval_s": 30.0,
+        "max_power_pct": 4.0,
+        "dose_budget": {"l488": 500.0},
+        "burst": {"frames": 100, "cameras": ["cam_a"], "channels": [{"name": "gfp"}]},
+        "safe_z_um": -10.0,
+    },
 }
 
 
