@@ -34,6 +34,7 @@ CODES: Mapping[str, Code] = {
     "invalid_body": Code(400, "after_fix", "Not a JSON object"),
     "too_large": Code(413, "after_fix", "Body too large"),
     "not_finite": Code(422, "after_fix", "Not a finite number"),
+    "other_server": Code(421, "ask_person", "Not the server that was meant"),
     "not_found": Code(404, "after_fix", "No such route"),
     "method_not_allowed": Code(405, "after_fix", "No such method on this route"),
     "unknown_run": Code(404, "after_fix", "Unknown run"),
