@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,8 +23,8 @@ T = TypeVar("T")
 class Job:
     """One operation that is followed: `AsyncJob`, waited for."""
 
-    def __init__(self, job: AsyncJob, portal: BlockingPortal) -> None:
-        self._job, self._portal = job, portal
+    def __init__(self, job: AsyncJob, scope: Scope) -> None:
+        self._job, self._scope, self._portal = job, scope, scope._portal
 
     def __repr__(self) -> str:
         return repr(self._job)
@@ -58,14 +59,16 @@ class Job:
 
     def retry(self) -> Job:
         """`AsyncJob.retry`."""
-        return Job(_wait(self._portal, self._job.retry), self._portal)
+        return Job(_wait(self._portal, self._job.retry), self._scope)
 
 
 class Scope:
     """One microscope, for a script or a notebook: `AsyncScope`, waited for."""
 
     def __init__(self, scope: AsyncScope, portal: BlockingPortal, open_: contextlib.ExitStack) -> None:
-        self._scope, self._portal, self._open = scope, portal, open_
+        self._scope, self._portal = scope, portal
+        # At the latest when Python ends: a loop's thread that is simply left would keep it from ending.
+        self._close = weakref.finalize(self, _close, scope, portal, open_)
 
     @classmethod
     def connect(
@@ -93,8 +96,7 @@ class Scope:
 
     def close(self) -> None:
         """`AsyncScope.close`."""
-        with self._open:
-            _wait(self._portal, self._scope.close)
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -113,15 +115,15 @@ class Scope:
         """`AsyncScope.submit`."""
         job = self._scope.job(plan, **asked)
         _wait(self._portal, self._scope._submitted, job)
-        return Job(job, self._portal)
+        return Job(job, self)
 
     def job(self, plan: str, **asked: Any) -> Job:
         """`AsyncScope.job`: not submitted yet."""
-        return Job(self._scope.job(plan, **asked), self._portal)
+        return Job(self._scope.job(plan, **asked), self)
 
     def attach(self, key: str) -> Job:
         """`AsyncScope.attach`."""
-        return Job(_wait(self._portal, self._scope.attach, key), self._portal)
+        return Job(_wait(self._portal, self._scope.attach, key), self)
 
     def key(self, step: str | None = None) -> str:
         """`AsyncScope.key`."""
@@ -170,6 +172,11 @@ def _wait(portal: BlockingPortal, call: Callable[..., Any], *arguments: Any) -> 
     except BaseException:
         future.cancel()
         raise
+
+
+def _close(scope: AsyncScope, portal: BlockingPortal, open_: contextlib.ExitStack) -> None:
+    with open_:
+        _wait(portal, scope.close)
 
 
 async def _next(events: Any) -> Event | None:
