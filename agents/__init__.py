@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ._catalog import CatalogNotFoundError, catalog
 
 if TYPE_CHECKING:
+    from ._bar import Bar
     from ._errors import (
         KeyFileError,
         NotPairedError,
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from ._job import AsyncJob
     from ._keys import keygen
     from ._operation import Event, Failure, Operation, Progress
+    from ._pairing import pair
     from ._run import NapariMissingError, NoSuchDatasetError, NotOnThisMachineError, Run
     from ._scope import AsyncScope
+    from ._servers import Server, fingerprint
     from ._sync import Job, Scope
 
 _WHERE = {
+    "_bar": ("Bar",),
     "_errors": (
         *("KeyFileError", "NotPairedError", "OperationCancelledError", "OperationError", "OperationFailedError"),
         *("OtherServerError", "RefusedError", "ScopeError", "ServerLostError", "StepError"),
@@ -33,8 +37,10 @@ _WHERE = {
     "_job": ("AsyncJob",),
     "_keys": ("keygen",),
     "_operation": ("Event", "Failure", "Operation", "Progress"),
+    "_pairing": ("pair",),
     "_run": ("NapariMissingError", "NoSuchDatasetError", "NotOnThisMachineError", "Run"),
     "_scope": ("AsyncScope",),
+    "_servers": ("Server", "fingerprint"),
     "_sync": ("Job", "Scope"),
 }
 """On demand: `Run` needs Tiled's client, `Scope` an HTTP client, and who wants one of them needn't wait for the other."""
@@ -42,6 +48,7 @@ _WHERE = {
 __all__ = [
     "AsyncJob",
     "AsyncScope",
+    "Bar",
     "CatalogNotFoundError",
     "Event",
     "Failure",
@@ -61,10 +68,13 @@ __all__ = [
     "Run",
     "Scope",
     "ScopeError",
+    "Server",
     "ServerLostError",
     "StepError",
     "catalog",
+    "fingerprint",
     "keygen",
+    "pair",
 ]
 
 

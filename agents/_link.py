@@ -165,8 +165,8 @@ class Feed:
             event = Event.of(told)
             if event.key != self._key or event.server_id != self._link.server.server_id:
                 continue
-            if event.cursor is not None:
-                if event.cursor <= self._cursor:
+            if event.type != "progress":  # that one only names the event before it
+                if event.cursor is None or event.cursor <= self._cursor:
                     continue
                 self._cursor = event.cursor
             return event

@@ -82,7 +82,7 @@ class Event:
     time: float
     """Seconds since the epoch."""
     cursor: int | None = None
-    """None for what is not in the audit: progress, and what the client itself says."""
+    """Where it stands in the audit; of ``progress``, which isn't kept, the event before; None for what the client itself says."""
     server_id: str | None = None
 
     @property

@@ -22,7 +22,7 @@ from ._keys import one_off_key, read_seed, step_key
 from ._link import PATIENCE_S, Link
 from ._operation import Operation
 from ._record import Record
-from ._servers import find
+from ._servers import ROLE, find
 
 UNNAMED = ""
 """Namespace of steps outside any ``durable`` block."""
@@ -51,6 +51,7 @@ class AsyncScope:
         url: str | None = None,
         key: str | None = None,
         data: str | os.PathLike[str] | None = None,
+        role: str = ROLE,
         patience_s: float = PATIENCE_S,
     ) -> Self:
         """Open a microscope.
@@ -65,6 +66,8 @@ class AsyncScope:
             A server that isn't paired, and the key of a role. Who it is counts from this connection on.
         data
             The data directory of one on this machine (default: ``$QUEUESCOPE_DATA``, else ``queuescope-data``).
+        role
+            Whose key is read there.
         patience_s
             How long it may be away, at the start and later, before that is an error.
 
@@ -72,7 +75,7 @@ class AsyncScope:
         ------
         NotPairedError, KeyFileError, ServerLostError, OtherServerError, RefusedError
         """
-        link = Link(find(name, url, key, data), patience_s)
+        link = Link(find(name, url, key, data, role), patience_s)
         try:
             scope = cls(link, keyfile)
             await link.meet()

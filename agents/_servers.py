@@ -129,7 +129,9 @@ def keep(server: Server, again: bool = False) -> None:
     os.replace(draft, path)
 
 
-def find(name: str | None, url: str | None, key: str | None, data: str | os.PathLike[str] | None) -> Server:
+def find(
+    name: str | None, url: str | None, key: str | None, data: str | os.PathLike[str] | None, role: str = ROLE
+) -> Server:
     """The server that `Scope.connect` means.
 
     Raises
@@ -152,7 +154,7 @@ def find(name: str | None, url: str | None, key: str | None, data: str | os.Path
         return known[name]
     layout = Layout(data)
     told = (layout.runtime() or {}).get("scope")
-    return Server(name or str(told or layout.data.name), data=str(layout.data))
+    return Server(name or str(told or layout.data.name), data=str(layout.data), role=role)
 
 
 def certificate_of(url: str) -> str | None:

@@ -16,6 +16,7 @@ from ._job import AsyncJob
 from ._link import PATIENCE_S
 from ._operation import Event, Operation, State
 from ._scope import AsyncScope
+from ._servers import ROLE
 
 T = TypeVar("T")
 
@@ -54,8 +55,8 @@ class Job:
         _wait(self._portal, self._job.cancel)
 
     def submit(self) -> None:
-        """`AsyncJob.submit`."""
-        _wait(self._portal, self._job.submit)
+        """`AsyncJob.submit`. Leaving here by Ctrl-C leaves it going on: `cancel` is told as soon as it is registered."""
+        self._portal.start_task_soon(self._job.submit).result()
 
     def retry(self) -> Job:
         """`AsyncJob.retry`."""
@@ -79,6 +80,7 @@ class Scope:
         url: str | None = None,
         key: str | None = None,
         data: str | os.PathLike[str] | None = None,
+        role: str = ROLE,
         patience_s: float = PATIENCE_S,
     ) -> Self:
         """`AsyncScope.connect`."""
@@ -86,7 +88,9 @@ class Scope:
             portal = opening.enter_context(start_blocking_portal("asyncio", name="queuescope"))
 
             async def connected() -> AsyncScope:
-                return await AsyncScope.connect(name, keyfile, url=url, key=key, data=data, patience_s=patience_s)
+                return await AsyncScope.connect(
+                    name, keyfile, url=url, key=key, data=data, role=role, patience_s=patience_s
+                )
 
             scope = _wait(portal, connected)
             return cls(scope, portal, opening.pop_all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._approvals import READS_ONLY, Approval, ApprovalError, Approvals, waits_for_approval
-from ._bell import Ring, bell, bell_socket
+from ._bell import Hints, Ring, bell, bell_socket, hints
 from ._body import Body
 from ._control import Control, before_control, read_control, write_control
 from ._events import Event, Events
@@ -30,6 +30,7 @@ __all__ = [
     "Event",
     "Events",
     "Failure",
+    "Hints",
     "Hold",
     "HoldReason",
     "Ledger",
@@ -46,6 +47,7 @@ __all__ = [
     "before_control",
     "bell",
     "bell_socket",
+    "hints",
     "meta_of",
     "read_control",
     "room_for",

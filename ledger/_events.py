@@ -17,7 +17,7 @@ class Event:
     key: str | None
     attempt: int | None
     type: str
-    """``state``, later ``progress output decision``."""
+    """``state output decision``; ``progress`` is told and not kept."""
     data: dict[str, Any]
 
 

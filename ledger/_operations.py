@@ -278,6 +278,16 @@ class Operations:
             _tell(connection, row, {"state": "running", "paused": paused})
         self._ring(row["key"])
 
+    def say(self, item_uid: str, lines: list[str]) -> None:
+        """What a running plan printed, for the audit."""
+        with self._ledger.connect() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            row = _by_item(connection, item_uid)
+            if row is None or row["state"] != "running":
+                return
+            _tell(connection, row, {"lines": lines}, "output")
+        self._ring(row["key"])
+
     def finish(
         self,
         item_uid: str,

@@ -5,14 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 from anyio import to_thread
 
-from ..ledger import Approvals, Body, Events, Ledger, Operation, OperationError, Operations, State, bell, bell_socket
+from ..ledger import (
+    Approvals,
+    Body,
+    Event,
+    Events,
+    Ledger,
+    Operation,
+    OperationError,
+    Operations,
+    State,
+    bell,
+    bell_socket,
+)
 from ._context import Context
 from ._control import agents_may
 from ._dispatcher import Dispatcher
@@ -84,11 +96,13 @@ class Operating:
         server_id = self._context.server_id()
         with self._wakes.listening(key or ANY) as news:
             here = await to_thread.run_sync(self._events.last) if cursor is None else cursor
+            until = 0.0
             while not gone.done():
+                hints = news.hints()  # first: what is in the ledger by then is older, or newer by its time
                 found = await to_thread.run_sync(self._events.after, here, key, AT_ONCE)
-                for event in found:
-                    here = event.cursor
-                    yield {"server_id": server_id, **asdict(event)}
+                for event in _merged(found, [hint for hint in hints if hint["time"] > until]):
+                    here, until = event.get("cursor", here), event["time"]
+                    yield {"server_id": server_id, "cursor": here, **event}
                 if not found:
                     waiting = asyncio.ensure_future(news.wait(RECHECK_S))
                     await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -145,6 +159,15 @@ class Operating:
     async def _view(self, operation: Operation) -> OperationView:
         (view,) = await views(self._context, self._approvals, [operation])
         return view
+
+
+def _merged(found: list[Event], hints: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The ledger's events in the ledger's order, the hints among them by time: how far it is comes before how it ended."""
+    for event in found:
+        while hints and hints[0]["time"] <= event.time:
+            yield hints.pop(0)
+        yield asdict(event)
+    yield from hints
 
 
 async def _refusing(call: Callable[[], T]) -> T:

@@ -43,6 +43,7 @@ from ._namespace import current_session, session_or_none
 from ._outcomes import cause_of, failure_of, jsonable, text_of
 from ._refused import Refused, parameters_refused
 from ._space import Space
+from ._telling import Progress, output
 
 logger = logging.getLogger("queuescope.startup")
 
@@ -63,6 +64,8 @@ class ScopeWorker(RunEngineWorker):
 
     _item: Mapping[str, Any] | None = None
     """The item that runs or is paused."""
+    _progress: Progress | None = None
+    """Who tells how far it is, also after a pause."""
 
     def run(self) -> None:
         die_with_parent("qs-worker")
@@ -91,6 +94,7 @@ class ScopeWorker(RunEngineWorker):
 
         def claimed() -> Any:
             current_session().operations.claim(parameters)  # once for each key and attempt, or it raises
+            self._progress = current_session().progress(parameters)
             return self._recorded(start, "succeeded")()
 
         generate = super()._generate_new_plan
@@ -122,12 +126,15 @@ class ScopeWorker(RunEngineWorker):
                 if doc.get("exit_status") == "fail":
                     failed.append(f"run {doc['run_start']} failed: {doc.get('reason') or 'no reason given'}")
 
-            tokens = (
+            tokens = [
                 session.run_engine.subscribe(lambda _, doc: operations.add_run(item_uid, doc["uid"]), "start"),
                 session.run_engine.subscribe(stopped, "stop"),
-            )
+            ]
+            if self._progress is not None:
+                tokens.append(session.run_engine.subscribe(self._progress))
             try:
-                outcome = func()
+                with output(operations, item_uid):
+                    outcome = func()
             except RunEngineInterrupted:
                 operations.paused(item_uid, True)
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..ledger import Ledger, Operations, Waits, bell, meta_of
-from ..plans import Template, build_plans, channel_names, templates
+from ..ledger import Ledger, Operations, Waits, bell, hints, meta_of
+from ..plans import ParameterError, Template, build_plans, channel_names, templates
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
 from ._space import RoundsWait, Space
+from ._telling import Progress
 
 HARDWARE_DEADLINE_S = 30.0
 """How long an opening environment waits for the hardware process."""
@@ -110,6 +112,18 @@ class Session:
             metadata["estimated_dose"] = template.estimate(parameters, self.scope).dose
             metadata["channels"] = channel_names(parameters)
         return {**meta, **metadata}
+
+    def progress(self, plan_info: Mapping[str, Any]) -> Progress | None:
+        """Who tells how far a plan is; None for one without a key, which nobody follows."""
+        meta, template = meta_of(plan_info), self.templates.get(str(plan_info.get("name")))
+        if not (key := meta.get("op_key")):
+            return None
+        planned = 0
+        if template is not None:
+            with contextlib.suppress(ParameterError):  # the plan itself says so
+                parameters = template.check(plan_info.get("kwargs") or {})
+                planned = sum(template.estimate(parameters, self.scope).frames.values())
+        return Progress(hints(self.layout), key, int(meta.get("attempt") or 1), planned)
 
     def _objective(self) -> dict[str, Any] | None:
         turret = next(iter(self.scope.of_kind("objective")), None)

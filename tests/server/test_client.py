@@ -28,7 +28,7 @@ from queuescope.agents import (
     keygen,
 )
 from queuescope.layout import Layout
-from queuescope.ledger import Failure, Ledger, OperationError, Operations, bell
+from queuescope.ledger import Failure, Ledger, OperationError, Operations, bell, hints
 
 PATIENCE_S = 30
 IDENTITY = str(uuid.uuid4())
@@ -189,6 +189,33 @@ def test_only_its_own_events_are_seen(server: Any, queue: Queue, key: str) -> No
             assert {event.server_id for event in events} == {IDENTITY}
             assert states(events) == ["accepted", "queued", "running", "running", "succeeded"]
             assert await told(first) == events
+
+    in_a_loop(main)
+
+
+def test_progress_and_output_come_in_the_same_stream(server: Any, queue: Queue, key: str) -> None:
+    """R2.3, R2.2: in order with the states; another operation's progress is not seen, and none comes after the end."""
+    tell = hints(server.layout)
+
+    async def main() -> None:
+        async with opened(server) as scope:
+            job = await scope.submit("snap", key=key)
+            uid = await asyncio.to_thread(queue.claim, key)
+            seen = job.events()
+            async for event in seen:
+                if "run_uid" in event.data:
+                    break
+            tell(key + ".2", 1, "progress", {"done": 9, "total": 9})
+            tell(key, 1, "progress", {"done": 1, "total": 2})
+            assert (await anext(seen)).data == {"done": 1, "total": 2}
+            assert job.operation.progress.done == 1  # type: ignore[union-attr]
+            queue.operations.say(uid, ["half of it", "is there"])
+            tell(key, 1, "progress", {"done": 2, "total": 2})
+            queue.operations.finish(uid, "succeeded", exit_status="completed")
+            tell(key, 1, "progress", {"done": 2, "total": 2})
+            rest = [event async for event in seen]
+            assert [event.type for event in rest] == ["output", "progress", "state"]
+            assert rest[0].data["lines"] == ["half of it", "is there"]
 
     in_a_loop(main)
 
