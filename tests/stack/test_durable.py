@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,44 @@ with scope.durable("night"):
     last = job.result()
 print(json.dumps([first.run_uids, moved.run_uids, moved.result["target"], last.run_uids]))
 """
-KILLING = """\
-import os, runpy, signal, sys, threading
-script, where, count = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
-seen = 0
-def trace(frame, event, argument):
-    global seen
-    if not frame.f_code.co_filename.endswith(where):
-        return None
-    if event == "line":
-        seen += 1
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return trace
-threading.settrace(trace)
-sys.settrace(trace)
-sys.argv[0] = script
-runpy.run_path(script, run_name="__main__")
+PROCESSES = """\
+import json, os, runpy, signal, sys, threading
+import queuescope.agents
+from queuescope.agents import Scope, _bar, _record
+
+def trace_until(where, count):
+    seen = 0
+    def trace(frame, event, argument):
+        nonlocal seen
+        if not frame.f_code.co_filename.endswith(where):
+            return None
+        if event == "line":
+            seen += 1
+            if seen == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    threading.settrace(trace)
+    sys.settrace(trace)
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write, 1)
+        if asked["count"]:
+            trace_until(asked["where"], asked["count"])
+        runpy.run_path(sys.argv.pop(1), run_name="__main__")
+        sys.exit(0)
+    os.close(write)
+    with os.fdopen(read) as out:
+        said = out.read()
+    _, status = os.waitpid(pid, 0)
+    print(json.dumps([os.waitstatus_to_exitcode(status), said]), flush=True)
 """
-"""Runs a script and kills the process before the n-th line of a file."""
+"""Runs the script in a process of its own for each line of its input (forked, which saves the imports), and kills that process
+before the n-th line of a file.
+"""
 
 
 @pytest.fixture
@@ -56,24 +76,33 @@ class Durable:
 
     def __init__(self, stack: Any, folder: Path) -> None:
         self.stack, self.keyfile = stack, keygen(folder / "exec.key")
-        self._script, self._killing = folder / "night.py", folder / "killing.py"
-        self._script.write_text(SCRIPT)
-        self._killing.write_text(KILLING)
+        script, processes = folder / "night.py", folder / "processes.py"
+        script.write_text(SCRIPT)
+        processes.write_text(PROCESSES)
+        command = [sys.executable, str(processes), str(script), str(stack.data), str(self.keyfile)]
+        self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self) -> list[Any]:
-        done = self._run(str(self._script))
-        assert done.returncode == 0, done.stderr
-        return list(json.loads(done.stdout))
+        code, said = self._run("", 0)
+        assert code == 0
+        return list(json.loads(said))
 
     def killed(self, where: str, count: int) -> bool:
         """True where it was killed, False where it came to its end before."""
-        done = self._run(str(self._killing), str(self._script), where, str(count))
-        assert done.returncode in (0, -9), done.stderr
-        return done.returncode == -9
+        code, _ = self._run(where, count)
+        assert code in (0, -9)
+        return code == -9
 
-    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *words, str(self.stack.data), str(self.keyfile)]
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=60)
+    def _run(self, where: str, count: int) -> tuple[int, str]:
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(json.dumps({"where": where, "count": count}) + "\n")
+        self._parent.stdin.flush()
+        code, said = json.loads(self._parent.stdout.readline())
+        return code, said
+
+    def close(self) -> None:
+        self._parent.communicate(timeout=30)
 
     def acquisitions(self) -> list[str]:
         """The runs that were really begun for its keys, whoever says what of it."""
@@ -89,8 +118,9 @@ class Durable:
 
 
 @pytest.fixture
-def durable(stack: Any, tmp_path: Path) -> Durable:
-    return Durable(stack, tmp_path)
+def durable(stack: Any, tmp_path: Path) -> Iterator[Durable]:
+    with contextlib.closing(Durable(stack, tmp_path)) as found:
+        yield found
 
 
 def uids(told: list[Any]) -> list[str]:
