@@ -26,7 +26,9 @@ class Namespace:
         self._used: dict[str, str | None] = {}
         """Name of each step, with its key."""
         self.last: str | None = None
-        """Key of the step before."""
+        """Key of the step that the server got last."""
+        self.turn = asyncio.Lock()
+        """Steps are submitted one after the other, in the order of the calls: each says which one it comes after."""
 
     def key(self, step: str | None) -> str:
         """The key of a step that is about to be submitted.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from ._durable import Namespace
 from ._errors import (
     OperationCancelledError,
     OperationFailedError,
@@ -34,16 +36,16 @@ class Body:
     session_id: str | None = None
     note: str | None = None
     restore: bool = False
-    after: str | None = None
-    """Key of the script's step before: the microscope must be as that one left it."""
 
-    def told(self) -> dict[str, Any]:
+    def told(self, after: str | None) -> dict[str, Any]:
+        """As the server wants it. ``after``: the script's step before, as which the microscope must still be."""
         always = {"plan": self.plan, "kwargs": dict(self.kwargs)}
         some = {
             "sample_id": self.sample_id,
             "session_id": self.session_id,
             "note": self.note,
             "restore": self.restore or None,
+            "after": after,
         }
         return always | {name: value for name, value in some.items() if value is not None}
 
@@ -54,10 +56,10 @@ class AsyncJob:
     The end of this job is not the end of the operation: one whose client is gone goes on, and is found again by its key.
     """
 
-    def __init__(self, link: Link, key: str, body: Body | None, lost: Callable[[], None] = lambda: None) -> None:
-        """``body``: None follows what was submitted before. ``lost``: called where it may have to be submitted again."""
+    def __init__(self, link: Link, key: str, body: Body | None, space: Namespace | None = None) -> None:
+        """``body``: None follows what was submitted before. ``space``: where it is a step."""
         self.key = key
-        self._link, self._body, self._lost = link, body, lost
+        self._link, self._body, self._space = link, body, space
         self._now: Operation | None = None
         self._attempt = 1
         self._log: dict[int, Event] = {}
@@ -109,13 +111,19 @@ class AsyncJob:
             await self._task
 
     async def _start(self) -> None:
+        async with contextlib.nullcontext() if self._space is None else self._space.turn:
+            await self._enter()
+        if self._cancel_asked and not self.ended:  # while it was not registered yet, nobody could be told
+            await self._tell_cancel()
+
+    async def _enter(self) -> None:
         feed = self._link.feed(self.key)
         try:
             await feed.open()
             view, replayed = await self._register()
         except BaseException as error:
             await feed.close()
-            self._lost()
+            self._release()
             cancelled = self._cancel_asked or isinstance(error, asyncio.CancelledError)
             code = error.code if isinstance(error, RefusedError) else "client_closed" if cancelled else "session_lost"
             self._end_here("cancelled" if cancelled else "failed", code, str(error) or "the client was closed")
@@ -128,15 +136,21 @@ class AsyncJob:
             self._over.set()
             return
         self._task = asyncio.create_task(self._follow(feed), name=f"follow {self.key}")
-        if self._cancel_asked:  # while it was not registered yet, nobody could be told
-            await self._tell_cancel()
 
     async def _register(self) -> tuple[Mapping[str, Any], bool]:
         if self._body is None:
             view, _ = await self._link.ask("GET", self._path())
             return view, True
-        view, headers = await self._link.ask("POST", "/api/ops", self._body.told(), {"Idempotency-Key": self.key})
+        asked = self._body.told(None if self._space is None else self._space.last)
+        view, headers = await self._link.ask("POST", "/api/ops", asked, {"Idempotency-Key": self.key})
+        if self._space is not None:
+            self._space.last = self.key
         return view, headers.get("Idempotency-Replayed") == "true"
+
+    def _release(self) -> None:
+        """The script may ask for this step again."""
+        if self._space is not None:
+            self._space.release(self.key)
 
     async def cancel(self) -> None:
         """Cancel the operation, whenever this is called; cancelling wins over every other end. Returns when the server knows."""
@@ -173,7 +187,7 @@ class AsyncJob:
                     return
                 self._take(event)
         except (ServerLostError, OtherServerError, RefusedError) as error:
-            self._lost()
+            self._release()
             state: State = "cancelled" if self._cancel_asked else "failed"
             self._end_here(state, "session_lost", f"the operation may go on, see `queuescope show {self.key}`: {error}")
         except asyncio.CancelledError:

@@ -161,12 +161,8 @@ class AsyncScope:
             raise TypeError("give either key= or step=")
         space = self._space()
         key = key or self._key(step) or one_off_key(plan)
-        after = None
-        if space is not None:
-            after, space.last = space.last, key
-        given = {**(kwargs or {}), **parameters}
-        body = Body(plan, given, sample_id, session_id, note, restore, after)
-        return AsyncJob(self._link, key, body, lost=lambda: None if space is None else space.release(key))
+        body = Body(plan, {**(kwargs or {}), **parameters}, sample_id, session_id, note, restore)
+        return AsyncJob(self._link, key, body, space)
 
     def key(self, step: str | None = None) -> str:
         """The key of a step, for a plan that goes another way: ``meta={"op_key": scope.key("stack-1")}`` with

@@ -10,6 +10,7 @@ from ._events import Event, Events
 from ._holds import Hold, HoldReason
 from ._items import meta_of
 from ._ledger import Ledger
+from ._left import Left
 from ._operation import ACTIVE, ENDS, FAILURES, WAITING, Failure, Operation, OperationError, Retry, State
 from ._operations import KEEP_S, Operations
 from ._room import Room, Waits, room_for
@@ -34,6 +35,7 @@ __all__ = [
     "Hold",
     "HoldReason",
     "Ledger",
+    "Left",
     "Operation",
     "OperationError",
     "Operations",

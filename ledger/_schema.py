@@ -133,7 +133,13 @@ DROP TABLE executions;
 """What was executed before is an attempt now. The same key could start several plans then: they become its attempts, in order,
 and what each of them was stands in the audit."""
 
-STEPS = (FIRST, PEOPLE, OPERATIONS)
+LEFT = """
+ALTER TABLE attempts ADD COLUMN left_at TEXT;
+ALTER TABLE operations ADD COLUMN restore TEXT;
+"""
+"""Where an attempt left the microscope; what must be restored before an operation."""
+
+STEPS = (FIRST, PEOPLE, OPERATIONS, LEFT)
 """What makes each version of the file out of the one before."""
 
 

@@ -28,6 +28,7 @@ from ..ledger import (
 from ._context import Context
 from ._control import agents_may
 from ._dispatcher import Dispatcher
+from ._drift import Drift
 from ._items import KEY
 from ._op_models import OperationPage, OperationView, Submit
 from ._op_views import views
@@ -54,6 +55,7 @@ class Operating:
         self._events = Events(ledger)
         self._wakes = Wakes(bell_socket(context.layout))
         self.dispatcher = Dispatcher(context, self._operations, self._wakes)
+        self._drift = Drift(context, self._operations)
         self._rate = Rate()
 
     async def submit(self, key: str | None, asked: Submit, role: str) -> tuple[OperationView, bool]:
@@ -62,8 +64,8 @@ class Operating:
         Raises
         ------
         Problem
-            ``key_missing key_invalid too_large rate_limited key_reused pruned in_progress person_in_control``, and what the queue
-            server refuses.
+            ``key_missing key_invalid too_large rate_limited key_reused pruned in_progress person_in_control``, what `Drift`
+            refuses, and what the queue server refuses.
         """
         key = _checked(key)
         self._rate.take(role)
@@ -71,9 +73,13 @@ class Operating:
         if size > MAX_BODY:
             raise Problem("too_large", f"kwargs have {size} bytes, more than {MAX_BODY}: put large data into a file")
         body = Body(asked.plan, asked.kwargs, (), asked.sample_id, asked.session_id)
-        if role == "agent" and await self._known(key) is None:
-            self._agents_may(asked.plan)
-        operation, new = await _refusing(partial(self._operations.accept, key, body, asked.note, role, role))
+        restore = None
+        if await self._known(key) is None:
+            if role == "agent":
+                self._agents_may(asked.plan)
+            restore = await self._drift.restoring(asked)
+        operation, new = await _refusing(partial(self._operations.accept, key, body, asked.note, role, role, restore))
+        self._drift.submitted(key, new)
         if operation.state == "accepted":
             operation = await self.dispatcher.dispatch(operation)
         return await self._view(operation), not new

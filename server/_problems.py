@@ -64,6 +64,7 @@ CODES: Mapping[str, Code] = {
     "nothing_to_approve": Code(404, "after_fix", "No approval is asked for this item"),
     "body_changed": Code(409, "after_fix", "The plan was edited meanwhile"),
     "decided_already": Code(409, "after_fix", "Somebody decided otherwise before"),
+    "state_drift": Code(409, "after_fix", "The microscope has moved since"),
     "key_reused": Code(422, "after_fix", "Another request had this key"),
     "in_progress": Code(409, "same_key", "Being processed"),
     "pruned": Code(410, "after_fix", "Its result is not kept any more"),

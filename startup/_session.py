@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,8 +17,8 @@ from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..ledger import Ledger, Operations, Waits, bell, hints, meta_of
-from ..plans import ParameterError, Template, build_plans, channel_names, templates
+from ..ledger import Ledger, Left, Operations, Waits, bell, hints, meta_of
+from ..plans import ParameterError, PlanContext, Template, build_plans, channel_names, restoring, templates
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
 from ._space import RoundsWait, Space
@@ -124,6 +124,39 @@ class Session:
                 parameters = template.check(plan_info.get("kwargs") or {})
                 planned = sum(template.estimate(parameters, self.scope).frames.values())
         return Progress(hints(self.layout), key, int(meta.get("attempt") or 1), planned)
+
+    def left(self) -> Left:
+        """Where the microscope is now, for whoever goes on from here (R1.12).
+
+        Raises
+        ------
+        HardwareError
+            Where something of it can't be read.
+        """
+        turned = self.scope.of_kind("objective", "state", "config_group")
+        return Left(
+            axes=self.hardware.positions(tuple(self.scope.axes())),
+            labels={name: self.hardware.label(name) for name in turned},
+            sample=self.hardware.dose().sample_id,
+        )
+
+    @contextlib.contextmanager
+    def restoring(self, left: Left | None) -> Iterator[None]:
+        """A plan that is started inside brings the microscope back there first."""
+        if left is None:
+            yield
+            return
+        context = PlanContext(self.scope, self.devices, self.layout)
+
+        def first(plan: Any) -> Any:
+            yield from restoring(context, left.axes, left.labels)
+            return (yield from plan)
+
+        self.run_engine.preprocessors.append(first)
+        try:
+            yield
+        finally:
+            self.run_engine.preprocessors.remove(first)
 
     def _objective(self) -> dict[str, Any] | None:
         turret = next(iter(self.scope.of_kind("objective")), None)
