@@ -52,6 +52,29 @@ def test_the_first_new_step_after_a_replay_compares(stack: Any, keyfile: Path) -
         scope.run("read_state")  # the step before was new: nobody asked to compare
 
 
+def test_nothing_is_compared_while_something_else_runs(stack: Any, keyfile: Path) -> None:
+    """R1.12: it is told so, and the key stays free; a sample that was closed can't be moved back."""
+    with connect(stack, keyfile) as scope, scope.durable("night"):
+        scope.run("read_state", step="first")
+    with Scope.connect(data=stack.data, keyfile=keyfile, patience_s=0.5) as scope, scope.durable("night"):
+        scope.run("read_state", step="first")
+        long = scope.job("z_stack", key="drift.long-1", range_um=100, step_um=0.1, channels=[{"name": "gfp"}])
+        long._job._space = None  # another script's
+        long.submit()
+        with pytest.raises(RefusedError, match="busy"):
+            scope.run("read_state", step="second", restore=True)
+        long.cancel()
+        long.wait()
+    assert stack.post("/api/samples", {"id": "drift-worm", "open": True})[0] in (200, 201)
+    try:
+        with connect(stack, keyfile) as scope, scope.durable("night"):
+            scope.run("read_state", step="first")
+            with pytest.raises(RefusedError, match="sample was None and is drift-worm"):
+                scope.run("read_state", step="second", restore=True)
+    finally:
+        stack.post("/api/samples", {"id": "drift-worm", "open": False})
+
+
 def test_the_first_new_step_after_manual_control_compares(stack: Any, keyfile: Path) -> None:
     """R1.12: also in a script that was never away."""
     with connect(stack, keyfile) as scope, scope.durable("night"):
