@@ -17,9 +17,7 @@ from typing import Any
 from ..config import Scope, load_scope
 from ..hardware import ConnectedHardware, FrameSettings, connect
 from ..layout import Layout
-from ..ledger import Ledger, Operations
 from ..scripts import _operation
-from ..scripts._rest import Rest
 from ..scripts._up import stop
 from .start import bring_up
 
@@ -82,20 +80,14 @@ class RecordStack:
 
         Raises
         ------
-        RuntimeError
+        OperationFailedError
             Where it did not succeed.
         """
-        runtime = self.layout.runtime()
-        assert runtime is not None
-        rest, key = Rest.of(self.layout, runtime), _operation.new_key()
-        outcome = _operation.follow(rest, _operation.submit(rest, plan, kwargs, key), key, lambda _: None)
-        lines = self.layout.document_log(outcome.run_uids[-1]).read_text().splitlines() if outcome.run_uids else []
-        if not outcome.succeeded or not lines:
-            raise RuntimeError(f"{plan} {outcome.exit_status}: {outcome.message}")
+        with _operation.connect(self.layout) as scope:
+            operation = scope.run(plan, kwargs=kwargs, progress=False)
+        lines = self.layout.document_log(operation.run_uids[-1]).read_text().splitlines()
         documents = [json.loads(line) for line in lines]
-        execution = Operations(Ledger(self.layout.ledger_db)).by_run(outcome.run_uids[-1])
-        assert execution is not None
-        return dict(execution.result), documents[0]["doc"], documents[-1]["doc"]
+        return dict(operation.result), documents[0]["doc"], documents[-1]["doc"]
 
 
 @contextmanager

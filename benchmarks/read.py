@@ -21,7 +21,7 @@ import numpy as np
 from ..agents import catalog
 from ..config import load_scope
 from ..layout import DEFAULT_SCOPE, Layout
-from ..scripts import _operation
+from ..scripts._operation import connect
 from ..scripts._rest import Rest
 from ..scripts._up import stop
 from ._result import Result, Tell, row
@@ -61,13 +61,8 @@ def _measured(layout: Layout, slices: int, repetitions: int, tell: Tell) -> Resu
     assert runtime is not None
     rest = Rest.of(layout, runtime)
     tell(f"read: acquiring 2 × {slices} frames")
-    key = _operation.new_key()
-    outcome = _operation.follow(
-        rest, _operation.submit(rest, "acquire_volume", {"slices": slices}, key), key, lambda _: None
-    )
-    if not outcome.succeeded:
-        raise RuntimeError(f"acquire_volume {outcome.exit_status}: {outcome.message}")
-    uid = outcome.run_uids[-1]
+    with connect(layout) as scope:
+        uid = scope.run("acquire_volume", slices=slices, progress=False).run_uids[-1]
     answer = _answer_bytes(rest.url, layout.key("observer"), uid)
     runs = catalog(layout.data)
     _wait_for(runs, uid)

@@ -4,7 +4,7 @@ what; samples."""
 from __future__ import annotations
 
 from ._approvals import READS_ONLY, Approval, ApprovalError, Approvals, waits_for_approval
-from ._bell import Ring, bell, bell_socket
+from ._bell import Hints, Ring, bell, bell_socket, hints
 from ._body import Body
 from ._control import Control, before_control, read_control, write_control
 from ._decisions import BY_DEFAULT, Decision, Decisions, DecisionState, Question, WrongAnswerError, WrongPart
@@ -12,6 +12,7 @@ from ._events import Event, Events
 from ._holds import Hold, HoldReason
 from ._items import meta_of
 from ._ledger import Ledger
+from ._left import Left
 from ._operation import ACTIVE, ENDS, FAILURES, WAITING, Failure, Operation, OperationError, Retry, State
 from ._operations import KEEP_S, Operations
 from ._room import Room, Waits, room_for
@@ -36,9 +37,11 @@ __all__ = [
     "Event",
     "Events",
     "Failure",
+    "Hints",
     "Hold",
     "HoldReason",
     "Ledger",
+    "Left",
     "Operation",
     "OperationError",
     "Operations",
@@ -55,6 +58,7 @@ __all__ = [
     "before_control",
     "bell",
     "bell_socket",
+    "hints",
     "meta_of",
     "read_control",
     "room_for",

@@ -17,7 +17,7 @@ class Event:
     key: str | None
     attempt: int | None
     type: str
-    """``state decision``, later ``progress output``."""
+    """``state decision output``; ``progress`` is told and not kept."""
     data: dict[str, Any]
 
 

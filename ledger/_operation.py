@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ._body import Body
+from ._left import Left
 
 State = Literal["accepted", "queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
 WAITING: tuple[State, ...] = ("accepted", "queued")
@@ -76,6 +77,10 @@ class Operation:
     cancel_asked_at: float | None
     pruned_at: float | None
     """Its result is not kept any more."""
+    left: Left | None = None
+    """Where its last attempt left the microscope."""
+    restore: Left | None = None
+    """Where the microscope is brought before it runs."""
 
     @property
     def ended(self) -> bool:
@@ -115,7 +120,7 @@ class OperationError(RuntimeError):
 COLUMNS = """
     o.id, o.key, o.body, o.plan, o.args, o.kwargs, o.sample_id, o.session_id, o.note, o.user, o.user_group, o.submitted_at,
     o.pruned_at, a.id AS attempt_id, a.attempt, a.item_uid, a.state, a.result, a.error_code, a.error, a.started_at,
-    a.finished_at, a.paused_at, a.cancel_asked_at, a.cancel_asked_by,
+    a.finished_at, a.paused_at, a.cancel_asked_at, a.cancel_asked_by, a.left_at, o.restore,
     (SELECT json_group_array(uid) FROM (SELECT uid FROM runs WHERE runs.attempt = a.id ORDER BY runs.id)) AS run_uids
 """
 
@@ -146,4 +151,6 @@ def operation_of(row: sqlite3.Row) -> Operation:
         paused_at=row["paused_at"],
         cancel_asked_at=row["cancel_asked_at"],
         pruned_at=row["pruned_at"],
+        left=None if row["left_at"] is None else Left.of(json.loads(row["left_at"])),
+        restore=None if row["restore"] is None else Left.of(json.loads(row["restore"])),
     )

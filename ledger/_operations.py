@@ -17,6 +17,7 @@ from ._bell import Ring
 from ._body import Body
 from ._items import meta_of
 from ._ledger import Ledger
+from ._left import Left
 from ._operation import (
     ACTIVE,
     COLUMNS,
@@ -48,8 +49,11 @@ class Operations:
 
     # What is asked for ---------------------------------------------------------------------------------------------
 
-    def accept(self, key: str, body: Body, note: str | None, user: str, user_group: str) -> tuple[Operation, bool]:
-        """Record an operation before anything else is done for it. True where it is new.
+    def accept(
+        self, key: str, body: Body, note: str | None, user: str, user_group: str, restore: Left | None = None
+    ) -> tuple[Operation, bool]:
+        """Record an operation before anything else is done for it. True where it is new. ``restore``: where the microscope is
+        brought first.
 
         Raises
         ------
@@ -62,6 +66,10 @@ class Operations:
             if row is None:
                 row = _insert(connection, key, body, note, user, user_group, "accepted")
                 new = True
+                if restore is not None:
+                    told = json.dumps(restore.told())
+                    connection.execute("UPDATE operations SET restore = ? WHERE id = ?", (told, row["id"]))
+                    row = _again(connection, row)
             else:
                 _refuse_other(row, body, same=note == row["note"])
                 new = False
@@ -278,6 +286,16 @@ class Operations:
             _tell(connection, row, {"state": "running", "paused": paused})
         self._ring(row["key"])
 
+    def say(self, item_uid: str, lines: list[str]) -> None:
+        """What a running plan printed, for the audit."""
+        with self._ledger.connect() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            row = _by_item(connection, item_uid)
+            if row is None or row["state"] != "running":
+                return
+            _tell(connection, row, {"lines": lines}, "output")
+        self._ring(row["key"])
+
     def finish(
         self,
         item_uid: str,
@@ -285,6 +303,7 @@ class Operations:
         result: Any = None,
         failure: Failure | None = None,
         exit_status: str | None = None,
+        left: Left | None = None,
     ) -> Operation | None:
         """How a running plan ended; the first end stays. Once a cancel was asked for it is ``cancelled`` (R2.4).
 
@@ -292,8 +311,10 @@ class Operations:
         ----------
         exit_status
             What the plan itself came to, for the audit.
+        left
+            Where it left the microscope.
         """
-        return self._end_where(item_uid, ("running",), state, failure, result, exit_status)
+        return self._end_where(item_uid, ("running",), state, failure, result, exit_status, left)
 
     # Reading -------------------------------------------------------------------------------------------------------
 
@@ -363,6 +384,7 @@ class Operations:
         failure: Failure | None,
         result: Any = None,
         exit_status: str | None = None,
+        left: Left | None = None,
     ) -> Operation | None:
         with self._ledger.connect() as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -372,6 +394,9 @@ class Operations:
             if row["state"] not in states:
                 return operation_of(row)
             row = _end(connection, row, state, result, failure, exit_status)
+            if left is not None:
+                told = json.dumps(left.told())
+                connection.execute("UPDATE attempts SET left_at = ? WHERE id = ?", (told, row["attempt_id"]))
         self._ring(row["key"])
         return operation_of(row)
 

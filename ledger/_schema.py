@@ -154,7 +154,13 @@ CREATE TABLE decisions (
 CREATE INDEX decisions_that_wait ON decisions (attempt) WHERE closed_at IS NULL;
 """
 
-STEPS = (FIRST, PEOPLE, OPERATIONS, DECISIONS)
+LEFT = """
+ALTER TABLE attempts ADD COLUMN left_at TEXT;
+ALTER TABLE operations ADD COLUMN restore TEXT;
+"""
+"""Where an attempt left the microscope; what must be restored before an operation."""
+
+STEPS = (FIRST, PEOPLE, OPERATIONS, DECISIONS, LEFT)
 """What makes each version of the file out of the one before."""
 
 

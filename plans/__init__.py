@@ -20,6 +20,7 @@ from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
 from ._places import multi_position
 from ._positions import Positions
+from ._restoring import restoring
 from ._rounds import time_lapse
 from ._space import wait_for_space
 from ._stack import z_stack
@@ -52,6 +53,7 @@ __all__ = [
     "channel_names",
     "check",
     "decide",
+    "restoring",
     "templates",
     "wait_for_space",
 ]

@@ -77,10 +77,10 @@ def _acquire_and_read_back(layout: Layout) -> dict[str, Any]:
             f"the stack on {layout.data} runs without a catalog, which the demo reads from: queuescope down, then demo"
         )
     rest = Rest.of(layout, runtime)
-    outcome = _plan_commands.submit_and_follow(rest, PLAN, KWARGS, _operation.new_key())
-    if not outcome.succeeded or not outcome.run_uids:
-        fail(f"{PLAN} {outcome.exit_status}: {outcome.message}")
-    run_uid = outcome.run_uids[-1]
+    operation = _plan_commands.submit_and_follow(layout, PLAN, KWARGS, _operation.new_key())
+    if operation.state != "succeeded" or not operation.run_uids:
+        fail(f"{PLAN} {operation.state}: {operation.error.detail if operation.error else 'no run'}")
+    run_uid = operation.run_uids[-1]
     try:
         run = rest.get(f"/api/runs/{run_uid}")
     except RestError as error:

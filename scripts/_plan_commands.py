@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.pretty import Pretty
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..layout import Layout
 from ..ledger import Ledger, Operations, read_control
 from . import _operation
-from ._operation import Outcome
 from ._rest import Rest, RestError
 from ._terminal import Data, Json, fail, print_json, running, say, show
+
+if TYPE_CHECKING:
+    from .. import agents
 
 _RUN_HELP = """Submit a plan, follow it, and say how it ended.
 
@@ -24,7 +26,8 @@ _RUN_HELP = """Submit a plan, follow it, and say how it ended.
 
     [bold]queuescope run acquire_volume slices=40 views=both 'channels=[{name: gfp, exposure_ms: 5}]'[/]
 
-    Ctrl-C takes it out of the queue, or pauses and aborts it. Ends with code 0 only if the plan completed."""
+    The same --key and parameters again run nothing and give the same runs. Ctrl-C takes it out of the queue, or pauses and aborts
+    it. Ends with code 0 only if the plan completed."""
 
 
 def plans(
@@ -113,51 +116,54 @@ def run(
     rest = Rest.of(layout, running(layout))
     began = time.monotonic()
     lock_key = layout.key("control") if read_control(layout).mode != "agents" else None
-    outcome = submit_and_follow(rest, plan, kwargs, key or _operation.new_key(), lock_key)
+    operation = submit_and_follow(layout, plan, kwargs, key or _operation.new_key(), lock_key)
     seconds = round(time.monotonic() - began, 2)
     try:
-        runs = [rest.get(f"/api/runs/{uid}") for uid in outcome.run_uids]
+        runs = [rest.get(f"/api/runs/{uid}") for uid in operation.run_uids]
     except RestError as error:
-        fail(f"{plan} {outcome.exit_status} (runs {', '.join(outcome.run_uids)}), but: {error}")
-    operation = Operations(Ledger(layout.ledger_db)).by_item(outcome.item_uid)
-    result = operation.result if operation is not None else None
+        fail(f"{plan} {operation.state} (runs {', '.join(operation.run_uids)}), but: {error}")
     if as_json:
-        print_json({**vars(outcome), "result": result, "runs": runs, "seconds": seconds})
+        print_json({**asdict(operation), "runs": runs, "seconds": seconds})
     else:
         for found in runs:
             print_run(found)
-        if result is not None:
-            show.print("[bold]result[/]", Pretty(result), soft_wrap=False)
-    if not outcome.succeeded:
-        fail(f"{plan} {outcome.exit_status}: {outcome.message}".rstrip(": "))
-    say.print(f"[bold green]completed[/] in {seconds:.1f} s")
+        if operation.result is not None:
+            show.print("[bold]result[/]", Pretty(operation.result), soft_wrap=False)
+    if operation.state != "succeeded":
+        words = operation.error.detail if operation.error else ""
+        fail(f"{plan} {operation.state}: {words}".rstrip(": "), 130 if operation.state == "cancelled" else 1)
+    if operation.replayed:
+        say.print(f"[bold green]done before[/]: key {escape(operation.key)} has run, nothing moved")
+    else:
+        say.print(f"[bold green]completed[/] in {seconds:.1f} s")
 
 
-def submit_and_follow(rest: Rest, plan: str, kwargs: dict[str, Any], key: str, lock_key: str | None = None) -> Outcome:
-    """Submit a plan and show a progress bar until it ended; Ctrl-C cancels it. Fails where it is refused."""
+def submit_and_follow(
+    layout: Layout, plan: str, kwargs: dict[str, Any], key: str, lock_key: str | None = None
+) -> agents.Operation:
+    """Submit a plan and show a progress bar until it ended, however it did; Ctrl-C cancels it. Fails where it is refused.
+
+    Parameters
+    ----------
+    lock_key
+        Of the queue, where a person has the microscope.
+    """
+    from .. import agents
+
     try:
-        item_uid = _operation.submit(rest, plan, kwargs, key, lock_key)
-    except RestError as error:
+        with _operation.connect(layout) as scope:
+            if lock_key is not None:
+                _operation.execute(Rest.of(layout, running(layout)), plan, kwargs, key, lock_key)
+            job = scope.job(plan, key=key, kwargs=kwargs) if lock_key is None else scope.attach(key)
+            return _operation.follow(job, plan, say)
+    except (RestError, ValueError) as error:  # NaN has no JSON
         fail(str(error))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=say) as bars:
-        task = bars.add_task(plan, total=None)
-
-        def progress(now: _operation.Progress) -> None:
-            words = "waiting in the queue" if now.waiting else "frames on disk" if now.total else "running"
-            bars.update(task, description=f"{plan}: {words}", completed=now.done, total=now.total or None)
-
-        try:
-            return _operation.follow(rest, item_uid, key, progress)
-        except KeyboardInterrupt:
-            bars.update(task, description=f"{plan}: cancelling")
-            try:
-                words = _operation.cancel(rest, item_uid)
-            except (RestError, KeyboardInterrupt) as error:
-                fail(f"{plan} was not cancelled: {error or 'interrupted'}; see 'queuescope status'", 130)
-        except RestError as error:
-            fail(f"lost sight of {plan} (key {key}): {error}; it may still run, see 'queuescope show {key}'")
-    fail(f"{plan} cancelled: {words}", 130)
+    except agents.RefusedError as error:
+        fail(error.detail)
+    except agents.ScopeError as error:
+        fail(f"lost sight of {plan}: {error}; it may still run, see 'queuescope show {key}'")
+    except KeyboardInterrupt:
+        fail(f"{plan} is left alone: see 'queuescope show {key}'", 130)
 
 
 def show_run(

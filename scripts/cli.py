@@ -248,6 +248,7 @@ def complete_app() -> typer.Typer:
     from . import (
         _archive_command,
         _bench_commands,
+        _client_commands,
         _demo_command,
         _doctor_command,
         _export_command,
@@ -263,6 +264,7 @@ def complete_app() -> typer.Typer:
     for commands in (
         _plan_commands,
         _op_commands,
+        _client_commands,
         _safety_commands,
         _people_commands,
         _sample_commands,

@@ -105,6 +105,7 @@ def application(scope: Scope, layout: Layout) -> Guard:
         agents_may=partial(agents_may, layout),
         at_start=resume,
         role_of_ticket=lambda ticket: tickets().redeem(ticket),
+        server_id=lambda: (layout.runtime() or {}).get("server_id"),
     )
 
 

@@ -24,6 +24,7 @@ WEBSOCKET = "WS"
 _TABLE = {
     # queuescope
     "GET,HEAD /api/ready": READERS,
+    "GET /api/server": READERS,
     "GET,HEAD /api/ops": READERS,
     "POST /api/ops": EDITORS,
     "GET,HEAD /api/ops/{key}": READERS,

@@ -30,6 +30,9 @@ HALT = "/api/scope/halt"
 EVENTS = "/api/ops/ws"
 """The one route that a ticket opens."""
 
+IDENTITY = "queuescope-server"
+"""Header of a request that is meant for one server and no other."""
+
 CALLER = "queuescope.caller"
 """Where the `Caller` stands in the ASGI scope, for our routes."""
 
@@ -65,6 +68,8 @@ class Guard:
         Goes on beside the first requests, once the event loop runs.
     role_of_ticket
         Whose one-use ticket this is; it is worthless afterwards.
+    server_id
+        Identity of this server; None where it has none.
     agents_may
         By route and body: refuses (with a `Problem`) what agents may not while a person has the microscope; returns what the
         body needs for the queue's lock.
@@ -79,7 +84,9 @@ class Guard:
         agents_may: AgentsMay = lambda route, payload: {},
         at_start: Callable[[], Awaitable[None]] | None = None,
         role_of_ticket: Callable[[str], str | None] = lambda ticket: None,
+        server_id: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._server_id = server_id
         self._role_of_ticket = role_of_ticket
         self._at_start = at_start
         self._starting: asyncio.Future[None] | None = None
@@ -98,6 +105,7 @@ class Guard:
             return
         try:
             caller = await self._authenticate(scope)
+            self._refuse_strays(scope)
             route = _authorize(scope, caller.role)
             scope = _with_caller(scope, caller)
             if scope["type"] == "websocket":
@@ -147,6 +155,12 @@ class Guard:
                 {"WWW-Authenticate": "ApiKey"},
             )
         return caller
+
+    def _refuse_strays(self, scope: Scope) -> None:
+        """A request that another server was meant to get: this address was its once."""
+        meant = Headers(scope=scope).get(IDENTITY)
+        if meant is not None and meant != (here := self._server_id()):
+            raise Problem("other_server", f"this request is meant for the server {meant[:80]!r}, this one is {here!r}")
 
     async def _narrow_agent(self, route: str, payload: dict[str, Any]) -> None:
         if check := _items.AGENT_CHECKS.get(route):

@@ -27,23 +27,33 @@ async def scope_view(context: Context) -> ScopeView:
     Problem
         ``hardware_unreachable`` where nobody answered in time, ``released`` while it is with another program.
     """
+    state = await read_state(context)
+    return _view(context.scope, context.server_id(), state, read_control(context.layout))
+
+
+async def read_state(context: Context) -> HardwareState:
+    """Every reading of the microscope, now.
+
+    Raises
+    ------
+    Problem
+        As for `scope_view`.
+    """
     deadline_s = context.scope.micromanager.call_timeout_s + READ_S
     released = LatchFile.released(context.layout).read()
     if released is not None and context.scope.micromanager.process == "worker":
         raise Problem("released", f"released by {released.by} ({released.reason}): queuescope reclaim takes it back")
     try:
         if context.scope.micromanager.process == "own":
-            state = await context.hardware_state.ask(deadline_s)
-        else:
-            async with asyncio.timeout(deadline_s):
-                state = HardwareState.model_validate(await _state_from_worker(context))
+            return await context.hardware_state.ask(deadline_s)
+        async with asyncio.timeout(deadline_s):
+            return HardwareState.model_validate(await _state_from_worker(context))
     except TimeoutError:
         raise Problem("hardware_unreachable", f"the hardware gave no answer within {deadline_s:g} s") from None
     except ReleasedError as error:
         raise Problem("released", str(error)) from None
     except (HardwareError, QueueUnreachable) as error:
         raise Problem("hardware_unreachable", str(error)) from None
-    return _view(context.scope, context.server_id(), state, read_control(context.layout))
 
 
 async def _state_from_worker(context: Context) -> dict[str, Any]:

@@ -28,6 +28,15 @@ class ProblemBody(BaseModel):
     """Stable: programs decide by it."""
 
 
+class ServerView(_Answer):
+    """Which microscope answers here."""
+
+    server_id: str | None
+    """Identity of this installation, for as long as its data directory; null where the server was started by hand."""
+    scope: str
+    version: str
+
+
 class Component(_Answer):
     """One part of the microscope's software."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,7 +26,10 @@ class Submit(_Part):
     session_id: Name | None = None
     note: Annotated[str, Field(max_length=2000)] | None = None
     """For people."""
-    restore: Literal[False] = False
+    after: Name | None = None
+    """Key of the script's step before: the microscope must be as that one left it, where it may have moved since."""
+    restore: bool = False
+    """Where it isn't: move it back before the plan, instead of refusing (`state_drift`)."""
 
 
 class Again(_Part):

@@ -35,7 +35,7 @@ Now = Annotated[Operating, Depends(_operating)]
 _KEYED: dict[int | str, dict[str, Any]] = {404: _problem("`unknown_operation`"), 410: _problem("`pruned`")}
 _DISPATCHED: dict[int | str, dict[str, Any]] = {
     400: _problem("`key_missing`, `key_invalid`, `invalid_body`"),
-    409: _problem("`in_progress`, `no_room`, `queue_refused`, `wrong_attempt`"),
+    409: _problem("`state_drift` with `diff`, `busy`, `in_progress`, `no_room`, `queue_refused`, `wrong_attempt`"),
     410: _problem("`pruned`"),
     413: _problem("`too_large`"),
     422: _problem("`key_reused`, `not_finite`, `unknown_plan`, and `parameters_refused` with `errors`"),

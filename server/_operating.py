@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from ..ledger import (
     Approvals,
     Body,
     Decisions,
+    Event,
     Events,
     Ledger,
     Operation,
@@ -29,6 +30,7 @@ from ._context import Context
 from ._control import agents_may
 from ._deciding import DecisionView, answer_decision, read_decision
 from ._dispatcher import Dispatcher
+from ._drift import Drift
 from ._items import KEY
 from ._op_models import OperationPage, OperationView, Submit
 from ._op_views import views
@@ -56,6 +58,7 @@ class Operating:
         self._events = Events(ledger)
         self._wakes = Wakes(bell_socket(context.layout))
         self.dispatcher = Dispatcher(context, self._operations, self._wakes)
+        self._drift = Drift(context, self._operations)
         self._rate = Rate()
 
     async def submit(self, key: str | None, asked: Submit, role: str) -> tuple[OperationView, bool]:
@@ -64,8 +67,8 @@ class Operating:
         Raises
         ------
         Problem
-            ``key_missing key_invalid too_large rate_limited key_reused pruned in_progress person_in_control``, and what the queue
-            server refuses.
+            ``key_missing key_invalid too_large rate_limited key_reused pruned in_progress person_in_control``, what `Drift`
+            refuses, and what the queue server refuses.
         """
         key = _checked(key)
         self._rate.take(role)
@@ -73,9 +76,13 @@ class Operating:
         if size > MAX_BODY:
             raise Problem("too_large", f"kwargs have {size} bytes, more than {MAX_BODY}: put large data into a file")
         body = Body(asked.plan, asked.kwargs, (), asked.sample_id, asked.session_id)
-        if role == "agent" and await self._known(key) is None:
-            self._agents_may(asked.plan)
-        operation, new = await _refusing(partial(self._operations.accept, key, body, asked.note, role, role))
+        restore = None
+        if await self._known(key) is None:
+            if role == "agent":
+                self._agents_may(asked.plan)
+            restore = await self._drift.restoring(asked)
+        operation, new = await _refusing(partial(self._operations.accept, key, body, asked.note, role, role, restore))
+        self._drift.submitted(key, new)
         if operation.state == "accepted":
             operation = await self.dispatcher.dispatch(operation)
         return await self._view(operation), not new
@@ -98,11 +105,13 @@ class Operating:
         server_id = self._context.server_id()
         with self._wakes.listening(key or ANY) as news:
             here = await to_thread.run_sync(self._events.last) if cursor is None else cursor
+            until = 0.0
             while not gone.done():
+                hints = news.hints()  # first: what is in the ledger by then is older, or newer by its time
                 found = await to_thread.run_sync(self._events.after, here, key, AT_ONCE)
-                for event in found:
-                    here = event.cursor
-                    yield {"server_id": server_id, **asdict(event)}
+                for event in _merged(found, [hint for hint in hints if hint["time"] > until]):
+                    here, until = event.get("cursor", here), event["time"]
+                    yield {"server_id": server_id, "cursor": here, **event}
                 if not found:
                     waiting = asyncio.ensure_future(news.wait(RECHECK_S))
                     await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -174,6 +183,15 @@ class Operating:
     async def _view(self, operation: Operation) -> OperationView:
         (view,) = await views(self._context, self._approvals, self._decisions, [operation])
         return view
+
+
+def _merged(found: list[Event], hints: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The ledger's events in the ledger's order, the hints among them by time: how far it is comes before how it ended."""
+    for event in found:
+        while hints and hints[0]["time"] <= event.time:
+            yield hints.pop(0)
+        yield asdict(event)
+    yield from hints
 
 
 async def _refusing(call: Callable[[], T]) -> T:

@@ -11,10 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 
+from .. import __version__
 from ._context import Context, current
 from ._guard import CALLER, Caller
 from ._microscope import scope_view
-from ._models import ProblemBody, Readiness, Run, ScopeView
+from ._models import ProblemBody, Readiness, Run, ScopeView, ServerView
 from ._problems import MEDIA_TYPE, Problem
 from ._readiness import readiness
 from ._runs import read_run
@@ -79,6 +80,14 @@ async def get_ready(context: CurrentContext) -> Readiness:
     if not answer.ready:
         raise Problem("not_ready", "; ".join(answer.reasons), **answer.model_dump(mode="json"))
     return answer
+
+
+@router.get("/server", response_model=ServerView)
+async def get_server(context: CurrentContext) -> ServerView:
+    """Who answers here; asks neither the queue nor the hardware. A request with the header `Queuescope-Server` is refused by any
+    other server than the one that it names, with 421 `other_server`.
+    """
+    return ServerView(server_id=context.server_id(), scope=context.scope.name, version=__version__)
 
 
 @router.head("/runs/{uid}", include_in_schema=False)

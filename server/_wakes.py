@@ -1,16 +1,22 @@
-"""Waiting for news of an operation without asking again and again: whoever writes to the ledger rings (`ledger.bell`)."""
+"""Waiting for news of an operation without asking again and again: whoever writes to the ledger rings (`ledger.bell`), and who
+runs a plan says how far it is (`ledger.hints`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 RECHECK_S = 5.0
 """A ring that was lost costs its waiter no more than this."""
-
+MOST_HINTS = 100
+"""That wait for a client that is slow."""
 
 ANY = ""
 """Stands for every operation."""
@@ -21,6 +27,13 @@ class News:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._hints: deque[dict[str, Any]] = deque(maxlen=MOST_HINTS)
+
+    def hints(self) -> list[dict[str, Any]]:
+        """Events that stand in no ledger, since the last time; the newest where there were many."""
+        found = list(self._hints)
+        self._hints.clear()
+        return found
 
     async def wait(self, at_most_s: float) -> None:
         """Until somebody rings, or it is time to look all the same."""
@@ -29,7 +42,9 @@ class News:
                 await self._event.wait()
         self._event.clear()
 
-    def ring(self) -> None:
+    def ring(self, hint: dict[str, Any] | None = None) -> None:
+        if hint is not None:
+            self._hints.append(hint)
         self._event.set()
 
 
@@ -72,8 +87,10 @@ class Wakes(asyncio.DatagramProtocol):
             self._ring(key)
 
     def datagram_received(self, data: bytes, addr: object) -> None:
-        self._ring(data.decode(errors="replace"))
+        key, _, told = data.decode(errors="replace").partition("\n")
+        with contextlib.suppress(ValueError):  # cut off: the next one isn't
+            self._ring(key, json.loads(told) if told else None)
 
-    def _ring(self, key: str) -> None:
+    def _ring(self, key: str, hint: dict[str, Any] | None = None) -> None:
         for news in (*self._waiting.get(key, ()), *self._waiting.get(ANY, ())):
-            news.ring()
+            news.ring(hint)

@@ -36,13 +36,14 @@ from bluesky_queueserver.manager.worker import ExecOption, RunEngineWorker
 from ..config import Scope, load_scope
 from ..hardware import HardwareError, LatchFile
 from ..layout import SCOPE_ENV, Layout
-from ..ledger import KEEP_S, WAITING, Failure, Hold, Operation, OperationError, State
+from ..ledger import KEEP_S, WAITING, Failure, Hold, Left, Operation, OperationError, State
 from ..plans import ParameterError, Template, templates
 from ._gate import Gate, op_key
 from ._namespace import current_session, session_or_none
 from ._outcomes import cause_of, failure_of, jsonable, text_of
 from ._refused import Refused, parameters_refused
 from ._space import Space
+from ._telling import Progress, output
 
 logger = logging.getLogger("queuescope.startup")
 
@@ -63,6 +64,10 @@ class ScopeWorker(RunEngineWorker):
 
     _item: Mapping[str, Any] | None = None
     """The item that runs or is paused."""
+    _progress: Progress | None = None
+    """Who tells how far it is, also after a pause."""
+    _restore: Left | None = None
+    """Where the microscope is brought before the plan."""
 
     def run(self) -> None:
         die_with_parent("qs-worker")
@@ -87,10 +92,13 @@ class ScopeWorker(RunEngineWorker):
             session.reconnection.wait(RECONNECT_S)
             hold_joysticks()
             metadata = session.run_metadata(parameters)
-            return generate({**parameters, "meta": metadata})()
+            with session.restoring(self._restore):
+                return generate({**parameters, "meta": metadata})()
 
         def claimed() -> Any:
-            current_session().operations.claim(parameters)  # once for each key and attempt, or it raises
+            operation = current_session().operations.claim(parameters)  # once for each key and attempt, or it raises
+            self._restore = operation.restore
+            self._progress = current_session().progress(parameters)
             return self._recorded(start, "succeeded")()
 
         generate = super()._generate_new_plan
@@ -122,32 +130,46 @@ class ScopeWorker(RunEngineWorker):
                 if doc.get("exit_status") == "fail":
                     failed.append(f"run {doc['run_start']} failed: {doc.get('reason') or 'no reason given'}")
 
-            tokens = (
+            tokens = [
                 session.run_engine.subscribe(lambda _, doc: operations.add_run(item_uid, doc["uid"]), "start"),
                 session.run_engine.subscribe(stopped, "stop"),
-            )
+            ]
+            if self._progress is not None:
+                tokens.append(session.run_engine.subscribe(self._progress))
             try:
-                outcome = func()
+                with output(operations, item_uid):
+                    outcome = func()
             except RunEngineInterrupted:
                 operations.paused(item_uid, True)
                 raise
             except BaseException as error:
                 cause = cause_of(error)
-                operations.finish(item_uid, "failed", failure=failure_of(cause), exit_status="failed")
+                failure = failure_of(cause)
+                operations.finish(item_uid, "failed", failure=failure, exit_status="failed", left=self._left())
                 raise cause from (None if cause is not error else cause.__cause__)
             finally:
                 for token in tokens:
                     session.run_engine.unsubscribe(token)
             result = jsonable(getattr(outcome, "plan_result", None))
-            exit_status = _EXIT_STATUS.get(option or "", "completed")
+            exit_status, left = _EXIT_STATUS.get(option or "", "completed"), self._left()
             if end == "succeeded" and failed:  # whatever the plan returned: its frames are not what was asked for
                 failure = Failure("recording_failed", "; ".join(failed))
-                operations.finish(item_uid, "failed", result, failure, exit_status)
+                operations.finish(item_uid, "failed", result, failure, exit_status, left)
             else:
-                operations.finish(item_uid, end, result, exit_status=exit_status)
+                operations.finish(item_uid, end, result, exit_status=exit_status, left=left)
             return {"run_uids": list(getattr(outcome, "run_start_uids", ())), "plan_result": result}
 
         return recorded
+
+    def _left(self) -> Left | None:
+        """Where a keyed plan left the microscope; None where that can't be read."""
+        if op_key(self._item or {}) is None:
+            return None
+        try:
+            return current_session().left()
+        except HardwareError as error:
+            logger.warning("where the plan left the microscope is not known: %s", error)
+        return None
 
     def _close_lights(self) -> None:
         session = session_or_none()

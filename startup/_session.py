@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -16,12 +17,13 @@ from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
 from ..hardware import Hardware, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..ledger import Decisions, Ledger, Operations, Waits, bell, meta_of
-from ..plans import Template, build_plans, channel_names, templates
+from ..ledger import Decisions, Ledger, Left, Operations, Waits, bell, hints, meta_of
+from ..plans import ParameterError, PlanContext, Template, build_plans, channel_names, restoring, templates
 from ._deciding import Deciding
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
 from ._space import RoundsWait, Space
+from ._telling import Progress
 
 HARDWARE_DEADLINE_S = 30.0
 """How long an opening environment waits for the hardware process."""
@@ -111,6 +113,51 @@ class Session:
             metadata["estimated_dose"] = template.estimate(parameters, self.scope).dose
             metadata["channels"] = channel_names(parameters)
         return {**meta, **metadata}
+
+    def progress(self, plan_info: Mapping[str, Any]) -> Progress | None:
+        """Who tells how far a plan is; None for one without a key, which nobody follows."""
+        meta, template = meta_of(plan_info), self.templates.get(str(plan_info.get("name")))
+        if not (key := meta.get("op_key")):
+            return None
+        planned = 0
+        if template is not None:
+            with contextlib.suppress(ParameterError):  # the plan itself says so
+                parameters = template.check(plan_info.get("kwargs") or {})
+                planned = sum(template.estimate(parameters, self.scope).frames.values())
+        return Progress(hints(self.layout), key, int(meta.get("attempt") or 1), planned)
+
+    def left(self) -> Left:
+        """Where the microscope is now, for whoever goes on from here (R1.12).
+
+        Raises
+        ------
+        HardwareError
+            Where something of it can't be read.
+        """
+        turned = self.scope.of_kind("objective", "state", "config_group")
+        return Left(
+            axes=self.hardware.positions(tuple(self.scope.axes())),
+            labels={name: self.hardware.label(name) for name in turned},
+            sample=self.hardware.dose().sample_id,
+        )
+
+    @contextlib.contextmanager
+    def restoring(self, left: Left | None) -> Iterator[None]:
+        """A plan that is started inside brings the microscope back there first."""
+        if left is None:
+            yield
+            return
+        context = PlanContext(self.scope, self.devices, self.layout)
+
+        def first(plan: Any) -> Any:
+            yield from restoring(context, left.axes, left.labels)
+            return (yield from plan)
+
+        self.run_engine.preprocessors.append(first)
+        try:
+            yield
+        finally:
+            self.run_engine.preprocessors.remove(first)
 
     def _objective(self) -> dict[str, Any] | None:
         turret = next(iter(self.scope.of_kind("objective")), None)

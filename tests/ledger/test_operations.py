@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from queuescope.ledger import Body, Events, Failure, Ledger, Operation, OperationError, Operations
+from queuescope.ledger import Body, Events, Failure, Ledger, Left, Operation, OperationError, Operations
 
 KEY = "night-3.stack-1"
 SNAP = Body("snap", {"n": 2}, sample_id="worm", session_id="s1")
@@ -362,3 +362,33 @@ def test_an_operation_is_found_as_fast_among_many(ledger: Ledger, operations: Op
         ):
             plan = " ".join(row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}"))
             assert "SCAN" not in plan, (query, plan)
+
+
+def test_what_differs_from_where_an_operation_left_the_microscope() -> None:
+    """R1.12: within an axis's tolerance nothing does; what can't be read does; what the scope no longer has doesn't count."""
+    left = Left({"z": 20.0, "x": 1.0, "gone": 5.0}, {"objective": "40x"}, "worm")
+    tolerances = {"z": 0.5, "x": 0.5}
+    assert list(left.differences(Left({"z": 20.4, "x": 1.0}, {"objective": "40x"}, "worm"), tolerances)) == []
+    assert list(left.differences(Left({"z": 20.6}, {"objective": "20x"}, None), tolerances)) == [
+        {"what": "z", "was": 20.0, "now": 20.6},
+        {"what": "x", "was": 1.0, "now": None},
+        {"what": "objective", "was": "40x", "now": "20x"},
+        {"what": "sample", "was": "worm", "now": None},
+    ]
+
+
+def test_where_it_was_left_and_what_is_restored_are_kept(operations: Operations) -> None:
+    """R1.12: with the end; the key and the body are what they were without."""
+    back = Left({"z": 20.0}, {"objective": "40x"}, None)
+    accepted, _ = operations.accept("left.restored-1", Body("snap"), None, "agent", "agent", back)
+    assert (accepted.restore, accepted.left) == (back, None)
+    assert operations.accept("left.restored-1", Body("snap"), None, "agent", "agent") == (accepted, False)
+    item = {**accepted.item(), "item_uid": "left-1", "user": "agent", "user_group": "agent"}
+    operations.queued(item)
+    assert operations.claim(item).restore == back
+    there = Left({"z": 20.1}, {}, "worm")
+    ended = operations.finish("left-1", "succeeded", left=there)
+    assert ended is not None
+    found = operations.by_key("left.restored-1")
+    assert found is not None
+    assert (found.left, found.restore) == (there, back)

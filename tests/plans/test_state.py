@@ -50,6 +50,30 @@ def test_an_objective_is_turned_in_with_the_stages_retracted(retracting: Session
     assert (reading["objective"], reading["z"]) == ("Nikon 40X Plan Fluor ELWD", 0.0)
 
 
+def test_where_a_step_left_the_microscope_is_gone_back_to_before_a_plan(retracting: Session) -> None:
+    """R1.12 `restore`: retracted first, turned, moved, and the retracted stage last; the plan comes after that, in one run."""
+    run(retracting, "set_objective", {"name": "air20"})
+    retracting.hardware.move({"xy.x": 10.0})
+    retracting.hardware.move({"z": 40.0})
+    left = retracting.left()
+    run(retracting, "set_objective", {"name": "air10"})
+    retracting.hardware.move({"xy.x": 50.0})
+    sent: list[str] = []
+    retracting.run_engine.msg_hook = lambda msg: sent.append(msg.obj.name) if msg.command == "set" else None
+    with retracting.restoring(left):
+        outcome = run(retracting, "read_state", {})
+    assert not list(
+        left.differences(retracting.left(), {name: axis.tolerance for name, axis in retracting.scope.axes().items()})
+    )
+    assert [name for name in sent if name != "xy_x"] == ["z", "objective", "z"]
+    assert sent.index("objective") < next(n for n, name in enumerate(sent) if name.startswith("xy")) < len(sent) - 1
+    assert len(outcome.run_start_uids) == 1
+    sent.clear()
+    with retracting.restoring(left):
+        run(retracting, "read_state", {})
+    assert sent == [], "what is in place is left alone"
+
+
 def test_a_safe_shutdown_retracts_and_tells_each_step(retracting: Session) -> None:
     """R3.9 each light in its own step, verified; then motion, the focus lock, the stages."""
     retracting.hardware.move({"z": 40.0})

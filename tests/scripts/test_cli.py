@@ -83,11 +83,13 @@ def test_run_follows_a_plan_and_show_finds_it_by_uid_and_by_key(stack_no_catalog
     stack = stack_no_catalog
     words = ("run", "snap", "camera=overview", "n=2", "--key", "cli-test-1", "--json")
     found = facts(stack.command(*words))
-    assert found["exit_status"] == "completed"
+    assert (found["state"], found["replayed"]) == ("succeeded", False)
     [run] = found["runs"]
     [dataset] = run["datasets"]
     assert (dataset["frames_written"], dataset["shape"]) == (2, [2, 1024, 1024])
     assert Path(dataset["path"]).is_dir()
+    again = facts(stack.command(*words))
+    assert (again["runs"], again["replayed"]) == (found["runs"], True), "R1.10"
     assert facts(stack.command("show", run["uid"], "--json"))["uid"] == run["uid"]
     by_key = facts(stack.command("show", "cli-test-1", "--json"))
     assert by_key["run_uids"] == [run["uid"]]
@@ -142,7 +144,7 @@ def test_ctrl_c_aborts_the_running_plan(stack_no_catalog: Any) -> None:
         run.send_signal(signal.SIGINT)
         _, stderr = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert "acquire_volume cancelled: paused and aborted" in stderr
+    assert "acquire_volume cancelled: cancelled by operator; the plan itself: aborted" in stderr
     manager.wait_for_idle(timeout=30)
     [item] = [i for i in manager.history_get()["items"] if i.get("meta", {}).get("op_key") == "cli-test-ctrl-c"]
     assert item["result"]["exit_status"] == "aborted"

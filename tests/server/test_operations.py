@@ -180,7 +180,7 @@ def test_what_is_no_request_is_refused(server: Any, queue: Queue, key: str) -> N
     refused(post(server["agent"], "short"), 400, "key_invalid")
     refused(post(server["agent"], "with space and more"), 400, "key_invalid")
     refused(post(server["agent"], key, {"kwargs": {}}), 400, "invalid_body")
-    refused(post(server["agent"], key, {**SNAP, "restore": True}), 400, "invalid_body")
+    refused(post(server["agent"], key, {**SNAP, "restore": 7}), 400, "invalid_body")
     refused(post(server["agent"], key, {**SNAP, "kwargs": {"x": "x" * 300_000}}), 413, "too_large")
     nan = b'{"plan": "snap", "kwargs": {"n": NaN}}'
     refused(server["agent"].post("/api/ops", content=nan, headers={"Idempotency-Key": key}), 422, "not_finite")
