@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -20,14 +20,23 @@ def bench(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="bench faults: draw those of this seed again.")
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="bench latency: leave out `stock` or `blueapi`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure this machine. Rows are medians with the lowest and highest of n repetitions."""
     if name not in names():
         fail(f"no benchmark {name!r}: there are {', '.join(names())}")
-    options = {key: value for key, value in (("faults", faults), ("seed", seed)) if value is not None}
-    if options and name != "faults":
-        fail(f"--{next(iter(options))} belongs to 'bench faults', not to {name!r}")
+    given: tuple[tuple[str, str, Any], ...] = (
+        ("faults", "faults", faults),
+        ("seed", "faults", seed),
+        ("without", "latency", without),
+    )
+    for option, whose, value in given:
+        if value is not None and name != whose:
+            fail(f"--{option} belongs to 'bench {whose}', not to {name!r}")
+    options = {option: value for option, _, value in given if value is not None}
     result = result_of(name, quick, lambda line: say.print(line, markup=False, soft_wrap=True), **options)
     table = Table("case", "metric", "median", "min", "max", "n", box=None, pad_edge=False)
     for row in result.rows:

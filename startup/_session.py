@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..ledger import Ledger, Operations, Waits, bell, meta_of
 from ..plans import Template, build_plans, channel_names, templates
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
+from ._gate import Gate
 from ._space import RoundsWait, Space
 
 HARDWARE_DEADLINE_S = 30.0
@@ -83,6 +85,7 @@ class Session:
     operations: Operations
     reconnection: Reconnection
     rounds: RoundsWait
+    gate: Gate
 
     def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
         """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
@@ -99,7 +102,7 @@ class Session:
             "scope": self.scope.name,
             "plan_name": name,
             "plan_args": kwargs,
-            "versions": versions(),
+            "versions": dict(versions()),
             "objective": self._objective(),
             "channels": [],
             "estimated_dose": {},
@@ -122,7 +125,9 @@ class Session:
         return {"name": None, "label": label, "na": None, "pixel_um": None}
 
 
+@cache
 def versions() -> dict[str, str]:
+    """Looked up once: reading packages' metadata takes milliseconds, and every run tells it."""
     packages = ("bluesky", "bluesky-queueserver", "ophyd", "pymmcore-plus", "pymmcore")
     return {"queuescope": __version__, **{package: version(package) for package in packages}}
 
@@ -161,4 +166,5 @@ def open_session() -> Session:
         operations=Operations(ledger, bell(layout)),
         reconnection=Reconnection(hardware, devices),
         rounds=rounds,
+        gate=Gate(scope, layout),
     )
