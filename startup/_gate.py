@@ -74,7 +74,8 @@ class Gate:
         lights = ", ".join(sorted(light for light, used in dose.items() if used))
         if not lights:
             return None
-        return Hold(reason="disarmed", needs="POST /api/scope/arm", detail=f"not armed for light ({lights})")
+        hold = Hold(reason="disarmed", needs="POST /api/scope/arm", detail=f"not armed for light ({lights})")
+        return self._waits.put(item["item_uid"], hold)
 
     def _disk(self, item: Mapping[str, Any]) -> Hold | None:
         """A plan whose frames don't fit now would be refused by the recorder: it waits instead."""
@@ -83,6 +84,10 @@ class Gate:
             self._waits.clear(item["item_uid"])
             return None
         return self._waits.tell(item["item_uid"], str(item["name"]), room)
+
+    def anything_waits(self) -> bool:
+        """Whether it is told of any item that it waits for room."""
+        return bool(self._waits.told())
 
     def keep_waits(self, item_uids: Collection[str]) -> None:
         """Nothing but these is queued or runs: what others waited for is told no more."""

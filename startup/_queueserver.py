@@ -228,6 +228,7 @@ class KeyedPlanQueue(PlanQueueOperations):
     gate: Gate
     _lock: Any
 
+    _queue_size = 0
     _r_pool: Any
     _plan_queue_mode: dict[str, Any]
     last_stopped_was_keyed = False
@@ -372,6 +373,8 @@ class KeyedPlanQueue(PlanQueueOperations):
         Returns why the first item waits, where none of them may start.
         """
         waits: Hold | None = None
+        if await self._front_may_start():
+            return None
         items, running, _ = await self.get_queue_full()
         self.gate.keep_waits({item["item_uid"] for item in (*items, running) if item})
         for number, item in enumerate(items):
@@ -385,6 +388,15 @@ class KeyedPlanQueue(PlanQueueOperations):
                 return None
             waits = waits or hold
         return waits
+
+    async def _front_may_start(self) -> bool:
+        """Most often it may, and then a long queue needn't be read as a whole before each plan."""
+        if not self.get_queue_size() or self.gate.anything_waits():
+            return False
+        front = await self.get_item(pos="front")
+        if self.gate.refusal(front) is not None or self.gate.spent(front) is not None:
+            return False
+        return self.gate.hold(front) is None
 
     async def pop_item_from_queue(self, **which: Any) -> Any:
         """As upstream; an item that a person refused goes to history as failed, one of an operation is cancelled."""
