@@ -19,7 +19,7 @@ from ._fault_stack import fault_scope, running
 from ._once import SNAP, Client, Record
 from ._result import Result, Tell, row
 
-SUBMISSIONS, QUICK_SUBMISSIONS = 10_000, 100
+SUBMISSIONS, QUICK_SUBMISSIONS = 10_000, 50
 EACH, CLIENTS = 5, 16
 PLAN_S = 1.0
 """A plan takes less, on a machine that does other things too."""
