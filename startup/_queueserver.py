@@ -481,6 +481,9 @@ class ScopeManager(RunEngineManager):
     """A plan was over before its start was."""
     _refusal: Refused | None = None
     """Why the item that is being prepared can't be queued."""
+    _fut_manager_task_completed: asyncio.Future[bool] | None
+    _opening = False
+    """A worker was started, and its environment isn't open yet."""
     _worker_lost: dict[str, Any] | None = None
     """Why the environment is gone without having been closed, and the item that ran; None since it was opened again."""
     _silence: Silence
@@ -671,23 +674,42 @@ class ScopeManager(RunEngineManager):
         while True:
             asked = time.monotonic()
             await asyncio.sleep(LOOK_S)
-            changing = (MState.CREATING_ENVIRONMENT, MState.CLOSING_ENVIRONMENT, MState.DESTROYING_ENVIRONMENT)
             late = time.monotonic() - asked > 2 * LOOK_S  # this process was frozen itself, or its machine slept
-            if late or not self._environment_exists or self._manager_state in changing:
+            open_ = self._environment_exists and self._manager_state not in (
+                MState.CREATING_ENVIRONMENT,
+                MState.CLOSING_ENVIRONMENT,
+                MState.DESTROYING_ENVIRONMENT,
+            )
+            if late or not open_:
                 self._silence = Silence()
-                continue
             try:
-                await self._look_at_worker()
+                if open_:
+                    await self._look_at_worker()
+                elif self._opening and not await self._worker_lives():
+                    self._opening_failed()
             except Exception:
                 logger.exception("the RE worker could not be looked at")
 
-    async def _look_at_worker(self) -> None:
+    async def _worker_lives(self) -> bool:
         try:
-            alive = (await self._comm_to_watchdog.send_msg("is_worker_alive"))["worker_alive"]
+            return bool((await self._comm_to_watchdog.send_msg("is_worker_alive"))["worker_alive"])
         except CommTimeoutError:  # the watchdog is busy: it says nothing of the worker
-            return
+            return True
+
+    def _opening_failed(self) -> None:
+        """The worker died while its environment opened: queueserver would wait for it for ever."""
+        self._opening = False
+        if self._fut_manager_task_completed is not None and not self._fut_manager_task_completed.done():
+            logger.error("the RE worker died while its environment was being opened")
+            self._fut_manager_task_completed.set_result(False)
+
+    async def _watchdog_start_re_worker(self) -> bool:
+        self._opening = bool(await super()._watchdog_start_re_worker())
+        return self._opening
+
+    async def _look_at_worker(self) -> None:
         silence = self._silence
-        if not alive:
+        if not await self._worker_lives():
             await self._end_worker("the RE worker died", alive=False)
         elif (why := silence.over()) is not None:
             await self._end_worker(f"{why} and was ended", alive=True)
@@ -727,6 +749,7 @@ class ScopeManager(RunEngineManager):
 
     async def _start_re_worker_task(self) -> Any:
         done = await super()._start_re_worker_task()
+        self._opening = False
         if self._environment_exists:
             self._worker_lost = None
             self._status_update()

@@ -21,9 +21,14 @@ BUSY_S = 1.5
 """Granted to the tests' own questions, on a machine that does other things as well."""
 
 
-@pytest.fixture
-def stack(stack_no_catalog: Any) -> Any:
-    return stack_no_catalog
+@pytest.fixture(scope="module")
+def stack(make_stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One of its own: a part that dies too often is left down."""
+    found = make_stack(tmp_path_factory.mktemp("liveness") / "data")
+    started = found.up("--no-catalog")
+    assert started.returncode == 0, started.stderr
+    yield found
+    found.down()
 
 
 @pytest.fixture
@@ -80,7 +85,8 @@ def test_a_dead_worker_is_told_at_once(stack: Any, agent: Agent) -> None:
     """R1.5: its operation has ended as interrupted two seconds later, with its run; nothing of it is in the queue."""
     key = "live.dead-1"
     run_uids = running(agent, key)["run_uids"]
-    os.kill(stack.runtime["pids"]["worker"], signal.SIGKILL)
+    worker = stack.runtime["pids"]["worker"]
+    os.kill(worker, signal.SIGKILL)
     ended = within(TOLD_S, lambda: (now := agent.get(key))["finished_at"] and now)
     assert (ended["state"], ended["run_uids"], ended["error"]["detail"]) == (
         "interrupted",
@@ -90,6 +96,9 @@ def test_a_dead_worker_is_told_at_once(stack: Any, agent: Agent) -> None:
     assert any("environment" in reason for reason in ready(stack)), "not reopened yet"
     assert stack.manager().queue_get()["items"] == []
     assert stack.manager().status(reload=True)["queue_autostart_enabled"] is False
+    opening = until(lambda: (pid := stack.runtime["pids"]["worker"]) != worker and pid)
+    os.kill(opening, signal.SIGKILL)  # queueserver would wait for it for ever
+    until(lambda: stack.runtime["pids"]["worker"] not in (None, worker, opening))
     until(lambda: ready(stack) == [])
     assert stack.manager().status(reload=True)["queue_autostart_enabled"] is True
 
