@@ -52,7 +52,7 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if not m.name.startswith("_"))
 
 
-def result_of(name: str, quick: bool, tell: Tell, **options: int) -> Result:
+def result_of(name: str, quick: bool, tell: Tell, **options: Any) -> Result:
     """Run a benchmark. ``quick``: fewer repetitions; ``options``: those of its ``measure``, a `TypeError` where it has none."""
     result: Result = importlib.import_module(f".{name}", __package__).measure(quick, tell, **options)
     return result

@@ -25,7 +25,10 @@ from ..config import Axis, Scope
 WITNESS_ENV = "QUEUESCOPE_BENCH_WITNESS"
 
 _WRITING = frozenset(
-    ("setProperty", "setShutterOpen", "setPosition", "setXYPosition", "setGalvoPosition", "setRelativePosition")
+    (
+        *("setProperty", "setShutterOpen", "setPosition", "setXYPosition", "setGalvoPosition", "setRelativePosition"),
+        "snapImage",
+    )
 )
 
 
@@ -102,6 +105,8 @@ class World:
         """
         self.dark_at = 0.0
         """When the last open gate was closed, in seconds since the epoch."""
+        self.exposures = 0
+        """Frames that a camera was told to take one by one."""
         self.strayed: list[str] = []
         """Targets outside an axis's limits that were sent to an adapter."""
 
@@ -122,6 +127,8 @@ class World:
             self._switched(at, (args[0], args[1]), str(args[2]), phase)
         elif name == "setShutterOpen" and len(args) == 2:
             self._switched(at, (args[0], None), "1" if args[1] else "0", phase)
+        elif name == "snapImage":
+            self.exposures += phase == "asked"
         elif phase == "asked":
             self._sent(pid, name, args)
 

@@ -96,6 +96,8 @@ class ProgramFlyer(OphydObject):
         self._prepare: Status | None = None
         self._kickoff: Status | None = None
         self._lock = threading.Lock()
+        self._stopped = False
+        """`stop` has ended it: that is no failure of its own, which would cover why the plan ends."""
 
     def another(self, series: str, position: str | None = None) -> ProgramFlyer:
         """A flyer like this one; its light counts for this ``position``."""
@@ -173,7 +175,7 @@ class ProgramFlyer(OphydObject):
             _, state = self._require()
             program = self._next
             if self._kickoff is None or self._started is not program:
-                self._started = program
+                self._started, self._stopped = program, False
 
                 def start() -> None:
                     if isinstance(program, BurstProgram):
@@ -210,7 +212,7 @@ class ProgramFlyer(OphydObject):
             except (HardwareGoneError, UnknownNameError) as error:
                 self._state = self._lost(state, error)
                 raise
-        if state.phase == "failed":
+        if state.phase == "failed" and not self._stopped:
             kind = stopped_by(self._hardware.safety()) or RecordingError
             raise kind(
                 state.error or "the recording failed",
@@ -220,6 +222,7 @@ class ProgramFlyer(OphydObject):
     def stop(self, *, success: bool = False) -> None:
         """End it after the exposure in hand; done when it has ended. With its hardware it ended anyhow."""
         if self._kickoff is not None and self._state is not None and self._state.phase == "running":
+            self._stopped = True
             try:
                 self._state = self._hardware.stop_recording(self._state.recording)
             except (HardwareGoneError, UnknownNameError) as error:

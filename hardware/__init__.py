@@ -5,6 +5,7 @@
 Importing this package imports neither MMCore nor an RPC library.
 """
 
+from ._arming import ArmedFile
 from ._connect import ConnectedHardware, connect, pinger
 from ._dose_state import DoseState
 from ._envelope import Envelope
@@ -63,6 +64,7 @@ __all__ = [
     "ERRORS",
     "SURFACE",
     "ArgumentError",
+    "ArmedFile",
     "BurstProgram",
     "BurstView",
     "BusyError",

@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from ..config import Scope
 from ..layout import Layout
+from ._arming import ArmedFile
 from ._errors import DisarmedError, HaltedError, HardwareError, InterlockError, LimitError, NotAllowedError
 from ._interlocks import Interlocks, words
 from ._latch import LatchFile, log_safety, report_file
@@ -41,7 +42,8 @@ class Safety:
         self._halt_file, self._interlock_file = LatchFile.halt(layout), LatchFile.interlock(layout)
         self._halted, self._interlock = self._halt_file.read(), self._interlock_file.read()
         self._on_disk = self._halted is not None
-        self._armed: tuple[float, str] | None = None
+        self._armed_file = ArmedFile(layout)
+        self._armed = None  # also for what the process before this one left on disk
         self._setting = threading.Lock()  # held for assignments only
         self._interlocks: Interlocks | None = None
         self._motion: Steps = {}
@@ -51,6 +53,16 @@ class Safety:
         self._was_open = False
         self._end = threading.Event()
         self._watched = False
+
+    @property
+    def _armed(self) -> tuple[float, str] | None:
+        """Until when, and who armed."""
+        return self._armed_now
+
+    @_armed.setter
+    def _armed(self, armed: tuple[float, str] | None) -> None:
+        self._armed_now = armed
+        self._armed_file.write(None if armed is None else armed[0])
 
     def watch(
         self,

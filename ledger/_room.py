@@ -70,7 +70,7 @@ def room_for(scope: Scope, layout: Layout, needed: int = 0) -> Room | None:
 
 
 class Waits:
-    """What waits for room now, by queue item: a small file each, in ``services/waits``.
+    """What waits for room, or to be armed, now, by queue item: a small file each, in ``services/waits``.
 
     Written by the manager for items in the queue, and by the worker for a plan that waits between two rounds. A file of an item
     that neither runs nor is queued says nothing: a process that was killed has left it.
@@ -90,11 +90,17 @@ class Waits:
         return found
 
     def tell(self, item_uid: str, what: str, room: Room) -> Hold:
-        """It waits: since it was first told."""
+        """It waits for room: since it was first told."""
+        return self.put(item_uid, room.hold(what, None))
+
+    def put(self, item_uid: str, hold: Hold) -> Hold:
+        """It waits, for whatever the hold says: since that was first told."""
         file, since, told_at = self._file(item_uid), time.time(), 0.0
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            since, told_at = float(json.loads(file.read_bytes())["since"]), file.stat().st_mtime
-        hold = room.hold(what, since)
+            told = json.loads(file.read_bytes())
+            if told["reason"] == hold.reason:
+                since, told_at = float(told["since"]), file.stat().st_mtime
+        hold = hold.model_copy(update={"since": since})
         if time.time() - told_at > REFRESH_S:
             with contextlib.suppress(OSError):  # no room even for this: it waits all the same
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -16,18 +16,27 @@ from ._terminal import Json, fail, print_json, say, show
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"What to measure: {', '.join(names())}.")],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
-    faults: Annotated[int | None, typer.Option("--faults", min=1, help="bench faults: how many.")] = None,
+    faults: Annotated[int | None, typer.Option("--faults", min=1, help="bench faults, bench kills: how many.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="bench faults: draw those of this seed again.")
+        int | None, typer.Option("--seed", min=0, help="bench faults, bench kills: draw those of this seed again.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="bench latency: leave out `stock` or `blueapi`.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure this machine. Rows are medians with the lowest and highest of n repetitions."""
     if name not in names():
         fail(f"no benchmark {name!r}: there are {', '.join(names())}")
-    options = {key: value for key, value in (("faults", faults), ("seed", seed)) if value is not None}
-    if options and name != "faults":
-        fail(f"--{next(iter(options))} belongs to 'bench faults', not to {name!r}")
+    given: tuple[tuple[str, tuple[str, ...], Any], ...] = (
+        ("faults", ("faults", "kills"), faults),
+        ("seed", ("faults", "kills"), seed),
+        ("without", ("latency",), without),
+    )
+    for option, whose, value in given:
+        if value is not None and name not in whose:
+            fail(f"--{option} belongs to 'bench {whose[0]}', not to {name!r}")
+    options = {option: value for option, _, value in given if value is not None}
     result = result_of(name, quick, lambda line: say.print(line, markup=False, soft_wrap=True), **options)
     table = Table("case", "metric", "median", "min", "max", "n", box=None, pad_edge=False)
     for row in result.rows:

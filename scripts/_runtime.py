@@ -45,7 +45,7 @@ class QueueserverPids:
         try:
             process = psutil.Process(watchdog) if watchdog else None
             same = process.cmdline() if process else []
-            children = [p for p in process.children() if p.cmdline() == same] if process else []
+            children = [p for p in process.children() if _command(p) == same] if process else []
         except psutil.NoSuchProcess:
             children = []
         pids = frozenset(p.pid for p in children if p.status() != psutil.STATUS_ZOMBIE)
@@ -69,6 +69,14 @@ class QueueserverPids:
             )
         except psutil.NoSuchProcess:
             return False
+
+
+def _command(process: psutil.Process) -> list[str] | None:
+    """None for one that is gone, or that is dead and not buried yet."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def memory(pid: int) -> tuple[int, int] | None:

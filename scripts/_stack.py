@@ -17,6 +17,9 @@ from ._children import Service, StartError, last_error
 from ._probes import NoAnswer, QueueServer, Refused
 from ._supervisor import Part
 
+TILED_FROZEN_S = 30.0
+"""Longer than it may be busy: it runs at a lower priority than what records."""
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -62,7 +65,11 @@ def parts(scope: Scope, layout: Layout, ports: Ports, catalog: bool = True) -> l
         valkey = Service("valkey", _valkey.command(layout), layout.logs / "valkey.log", layout.valkey, environ)
     valkey_address, password = _probes.valkey_address(scope, layout), layout.key("valkey")
     # The manager waits for Valkey itself, so that its imports need not.
-    found.append(Part("valkey", lambda: _probes.ping_valkey(valkey_address, password), valkey, deadline_s=30))
+
+    def ping() -> None:
+        _probes.ping_valkey(valkey_address, password)
+
+    found.append(Part("valkey", ping, valkey, alive=ping, deadline_s=30))
 
     if scope.micromanager.process == "own":
         here = service("hardware", "queuescope.hardware", stop_s=15) if _runs_here(scope) else None
@@ -84,7 +91,7 @@ def parts(scope: Scope, layout: Layout, ports: Ports, catalog: bool = True) -> l
             orderly_stop=lambda: stop_queueserver(queue),
         )
     )
-    environment = Environment(queue, layout)
+    environment = Environment(queue, layout, goes_on=scope.queue.on_failure == "continue")
     found.append(
         # The worker itself waits for the hardware while its environment opens.
         Part(
@@ -96,7 +103,14 @@ def parts(scope: Scope, layout: Layout, ports: Ports, catalog: bool = True) -> l
             deadline_s=120,
         ),
     )
-    found.append(Part("http", lambda: _http_answers(address["http"], key), service("http", "queuescope.server")))
+    found.append(
+        Part(
+            "http",
+            lambda: _http_answers(address["http"], key),
+            service("http", "queuescope.server"),
+            alive=lambda: _http_alive(address["http"]),
+        )
+    )
     found.append(
         Part("ready", lambda: _ready(address["http"], key, layout), after=("environment", "http"), deadline_s=30)
     )
@@ -105,7 +119,10 @@ def parts(scope: Scope, layout: Layout, ports: Ports, catalog: bool = True) -> l
         return found
     tiled = service("tiled", "queuescope.tiled_config.tiled_server", nice=3)
     courier = service("courier", "queuescope.tiled_config", nice=3)
-    found.append(Part("tiled", _tiled_answers(address["tiled"]), tiled, deadline_s=180, catalog=True))
+    answers = _tiled_answers(address["tiled"])
+    found.append(
+        Part("tiled", answers, tiled, alive=answers, frozen_s=TILED_FROZEN_S, deadline_s=180, catalog=True),
+    )
     found.append(Part("courier", lambda: None, courier, catalog=True))
     return found
 
@@ -126,6 +143,10 @@ def _idle(queue: QueueServer) -> None:
 
 def _http_answers(url: str, key: str) -> None:
     _probes.http_request(f"{url}/api/ready", key)  # any answer: the server is there, and has made its connections
+
+
+def _http_alive(url: str) -> None:
+    _probes.http_request(f"{url}/api/ready", timeout_s=1)  # without a key: refused, and asks nobody else
 
 
 def _ready(url: str, key: str, layout: Layout) -> None:
@@ -158,15 +179,24 @@ def _tiled_answers(url: str) -> Callable[[], None]:
 
 
 class Environment:
-    """Opens queueserver's environment, then turns autostart on."""
+    """Opens queueserver's environment, then turns autostart on.
 
-    def __init__(self, queue: QueueServer, layout: Layout) -> None:
+    Parameters
+    ----------
+    goes_on
+        False: the queue waits for a person after a plan that its worker took along (queue.on_failure: wait).
+    """
+
+    def __init__(self, queue: QueueServer, layout: Layout, goes_on: bool = True) -> None:
         self._queue = queue
         self._layout = layout
+        self._goes_on = goes_on
+        self._waits = False
+        self._manager: int | None = None
+        """The manager that was seen with an open environment last."""
         self._log = layout.logs / "watchdog.log"
         self._log_start = 0
         self._opened = False
-        self._missed = 0
 
     def open(self) -> None:
         """Ask for it, unless it is open (the hardware came back, not the worker)."""
@@ -198,26 +228,27 @@ class Environment:
         if self._opened:
             if status["manager_state"] != "idle":
                 raise NoAnswer(f"queueserver's manager is {status['manager_state']}")
-            if interrupted(self._queue) is None and not _people_hold(self._layout):
+            if not self._waits and interrupted(self._queue) is None and not _people_hold(self._layout):
                 self._queue.request("queue_autostart", {"enable": True}, timeout_s=5)
-            self._opened = False
+            self._opened = self._waits = False
 
     def lost(self) -> str | None:
-        """Has the worker died? queueserver never notices, and would wait for its plan for ever: destroy what is left.
-
-        A worker that was missing only once may have been about to be written to ``runtime.json``.
+        """Is the environment gone without having been closed? The manager ends what is left of a dead or frozen worker, and says
+        so; one that was restarted meanwhile can't, and finds none.
         """
-        missing = (self._layout.runtime() or {}).get("pids", {}).get("worker") is None
-        status = self._queue.status()
-        settled = status["manager_state"] in ("idle", "executing_queue", "paused")
-        self._missed = self._missed + 1 if missing and settled and status["worker_environment_exists"] else 0
-        if self._missed < 2:
+        status, manager = self._queue.status(), (self._layout.runtime() or {}).get("pids", {}).get("manager")
+        if status["worker_environment_exists"]:
+            self._manager = manager
             return None
-        self._missed = 0
-        self._queue.request("queue_autostart", {"enable": False}, timeout_s=5)
-        self._queue.request("environment_destroy", timeout_s=5)
-        _until(self._queue, "the environment is gone", lambda s: not s["worker_environment_exists"], 15)
-        return f"the worker died (log: {self._log})"
+        if status["manager_state"] != "idle":
+            return None
+        if lost := status.get("worker_lost"):
+            self._waits = lost["item_uid"] is not None and not self._goes_on
+            return f"{lost['why']} (log: {self._log})"
+        if self._manager not in (None, manager) and manager is not None:
+            self._manager = manager
+            return f"the RE worker was gone when the queue server came back (log: {self._log})"
+        return None
 
 
 def interrupted(queue: QueueServer) -> str | None:

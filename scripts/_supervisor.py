@@ -44,7 +44,8 @@ class Part:
     lost: Callable[[], str | None] | None = None
     """Asked every few seconds while it is up: why it is not any more, None where it is. For steps; processes are watched."""
     alive: Callable[[], None] | None = None
-    """Asked every `BEAT_S` while it is up; raises `NoAnswer`. A process silent for `FROZEN_S` is killed and started again."""
+    """Asked every `BEAT_S` while it is up; raises `NoAnswer`. A process silent for `frozen_s` is killed and started again."""
+    frozen_s: float = FROZEN_S
     settle: Callable[[], None] | None = None
     """Ends what moves: asked before any part is stopped. Runs in a thread, has its own deadlines, may raise `NoAnswer`."""
     orderly_stop: Callable[[], None] | None = None
@@ -199,7 +200,7 @@ class Supervisor:
         if part.service is not None:
             self._keep(self._watch(part))
             if part.alive is not None:
-                self._keep(self._beat(self.children[part.name], part.alive))
+                self._keep(self._beat(self.children[part.name], part.alive, part.frozen_s))
 
     async def _first_start(self, part: Part) -> None:
         """Start a part that may fail at first: it is tried again like one that died."""
@@ -285,7 +286,7 @@ class Supervisor:
         elif not self._early_death.done():
             self._early_death.set_exception(StartError(f"{part.name} died while the stack was starting: {words}"))
 
-    async def _beat(self, child: Child, alive: Callable[[], None]) -> None:
+    async def _beat(self, child: Child, alive: Callable[[], None], frozen_s: float) -> None:
         """Until the process ends; kill it when it has been silent for too long."""
         answered = time.monotonic()
         while child.running:
@@ -296,12 +297,12 @@ class Supervisor:
                 await asyncio.sleep(BEAT_S)
             except NoAnswer as error:
                 silent_s = time.monotonic() - answered
-                if silent_s > FROZEN_S and child.running:
-                    why = f"has not answered for {silent_s:.0f} s (limit {FROZEN_S:g} s) and was killed"
+                if silent_s > frozen_s and child.running:
+                    why = f"has not answered for {silent_s:.0f} s (limit {frozen_s:g} s) and was killed"
                     child.kill(f"{child.name} {why}: {error}")
                     return
                 await asyncio.sleep(0.1)
-            if time.monotonic() - asked > BEAT_S + FROZEN_S:  # we were frozen ourselves: a suspended machine
+            if time.monotonic() - asked > BEAT_S + frozen_s:  # we were frozen ourselves: a suspended machine
                 answered = time.monotonic()
 
     async def _restart(self, part: Part, why: str) -> None:

@@ -60,9 +60,13 @@ def application(scope: Scope, layout: Layout) -> Guard:
         from bluesky_httpserver.config import construct_build_app_kwargs, parse_configs
         from bluesky_httpserver.settings import get_settings
 
+    from fastapi import FastAPI
+    from starlette.routing import Route
+
     from ._control import agents_may
+    from ._event_routes import router
     from ._guard import Guard
-    from ._keys import RoleKeys, database_uri, write_role_keys
+    from ._keys import RoleKeys, database_path, database_uri, write_role_keys
     from ._queue import QueueUnreachable, ask, control_address
     from ._settings import http_settings, write_http_settings
     from ._tickets import tickets
@@ -74,7 +78,11 @@ def application(scope: Scope, layout: Layout) -> Guard:
     # Upstream's end waits for one poll of its monitors after another, 2 to 3 s. They hold nothing that the process's end
     # doesn't free, and the loop cancels them when it ends (decision 0041).
     app.router.on_shutdown.clear()
-    keys = RoleKeys(app.dependency_overrides[get_settings]().database_settings)
+    keys = RoleKeys(app.dependency_overrides[get_settings]().database_settings, database_path(layout))
+    ours = FastAPI(
+        openapi_url=None
+    )  # each of bluesky-httpserver's layers costs a request of ours more than its answer does
+    ours.include_router(router)
 
     async def queue_items() -> list[dict[str, Any]]:
         from ._problems import Problem
@@ -106,6 +114,9 @@ def application(scope: Scope, layout: Layout) -> Guard:
         at_start=resume,
         role_of_ticket=lambda ticket: tickets().redeem(ticket),
         server_id=lambda: (layout.runtime() or {}).get("server_id"),
+        known=keys.known,
+        ours=ours,
+        our_routes={route.path for route in router.routes if isinstance(route, Route)},
     )
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from anyio import to_thread
@@ -34,12 +35,19 @@ AGAIN_S = (0.2, 5.0)
 """A queue server that is silent is asked again after the first, then ever more slowly."""
 
 
+@dataclass(frozen=True)
+class Dispatched:
+    operation: Operation
+    status: dict[str, Any] | None = None
+    """What the queue server said of itself when it took the operation; None where nobody asked it."""
+
+
 class Dispatcher:
     """For one event loop."""
 
     def __init__(self, context: Context, operations: Operations, wakes: Wakes) -> None:
         self._context, self._operations, self._wakes = context, operations, wakes
-        self._under_way: dict[str, asyncio.Task[Operation]] = {}
+        self._under_way: dict[str, asyncio.Task[Dispatched]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._later: asyncio.Task[None] | None = None
 
@@ -52,7 +60,7 @@ class Dispatcher:
             if operation.key and operation.state == "running" and operation.cancel_asked_at is not None:
                 self.end(operation.key)
 
-    async def dispatch(self, operation: Operation) -> Operation:
+    async def dispatch(self, operation: Operation) -> Dispatched:
         """Queue what was accepted. Where the queue server is silent it stays accepted, and is queued when that answers again.
 
         Raises
@@ -76,12 +84,12 @@ class Dispatcher:
             words = f"another request with key {key} is being processed: the same request again in a second"
             raise Problem("in_progress", words, {"Retry-After": "1"}) from None
 
-    def _done(self, key: str, task: asyncio.Task[Operation]) -> None:
+    def _done(self, key: str, task: asyncio.Task[Dispatched]) -> None:
         self._under_way.pop(key, None)
         if not task.cancelled():
             task.exception()  # told to whoever waited, if anybody still does
 
-    async def _add(self, operation: Operation, told: bool) -> Operation:
+    async def _add(self, operation: Operation, told: bool) -> Dispatched:
         """``told``: the client has its 201, so that a refusal ends the operation as failed."""
         key, context = str(operation.key), self._context
         params: dict[str, Any] = {
@@ -89,25 +97,28 @@ class Dispatcher:
             "user": operation.user,
             "user_group": operation.user_group,
         }
-        if (await to_thread.run_sync(read_control, context.layout)).mode != "agents":
+        if read_control(context.layout).mode != "agents":  # a small file, as good as always in memory
             params["lock_key"] = context.layout.key(LOCK_KEY)
         try:
             reply = await ask(context.control, "queue_item_add", params)
         except QueueUnreachable:
             if not told:
                 self._try_later()
-            return await to_thread.run_sync(self._operations.by_key, key) or operation  # only its reply may be lost
+            return Dispatched(await self._now(operation))  # only its reply may be lost
         if reply.get("success"):
-            return await to_thread.run_sync(self._operations.by_key, key) or operation
+            return Dispatched(await self._now(operation), reply.get("status"))
         words = str(reply.get("msg")).removeprefix("Failed to add an item: ")
         code = str(reply.get("code"))
         if code == "environment_closed" and told:
-            return operation
+            return Dispatched(operation)
         if told:
             await to_thread.run_sync(self._operations.refuse_accepted, key, Failure("parameters_refused", words))
-            return operation
+            return Dispatched(operation)
         await to_thread.run_sync(self._operations.withdraw, key, words)
         raise Problem(code if code in CODES else "queue_refused", words, errors=reply.get("errors") or [])
+
+    async def _now(self, operation: Operation) -> Operation:
+        return await to_thread.run_sync(self._operations.by_key, str(operation.key)) or operation
 
     def _try_later(self) -> None:
         if self._later is None or self._later.done():

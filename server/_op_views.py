@@ -34,25 +34,41 @@ class Facts:
 
 
 async def views(
-    context: Context, approvals: Approvals, decisions: Decisions, operations: list[Operation]
+    context: Context,
+    approvals: Approvals,
+    decisions: Decisions,
+    operations: list[Operation],
+    status: dict[str, Any] | None = None,
 ) -> list[OperationView]:
-    """Each as clients see it. What has ended costs no question to anybody."""
-    facts = None if all(operation.ended for operation in operations) else await _facts(context, decisions)
-    return await to_thread.run_sync(lambda: [_view(context, approvals, facts, operation) for operation in operations])
+    """Each as clients see it. What has ended costs no question to anybody; ``status``: what the queue server said just now."""
+    if status is None and not all(operation.ended for operation in operations):
+        status = await _status(context)
+
+    def look() -> list[OperationView]:
+        facts = None if status is None else _facts(context, decisions, status)
+        return [_view(context, approvals, facts, operation) for operation in operations]
+
+    return await to_thread.run_sync(look)
 
 
-async def _facts(context: Context, decisions: Decisions) -> Facts:
-    status: dict[str, Any] = {}
+def view_of_ended(context: Context, approvals: Approvals, operation: Operation) -> OperationView:
+    """The same of one operation that has ended, for a thread."""
+    return _view(context, approvals, None, operation)
+
+
+async def _status(context: Context) -> dict[str, Any]:
     with contextlib.suppress(QueueUnreachable):
-        status = await ask(context.control, "status", deadline_s=ASK_S)
-    return await to_thread.run_sync(
-        lambda: Facts(
-            list(people_hold(context)),
-            released_hold(context),
-            Waits(context.layout).told(),
-            {uid: decision.hold() for uid, decision in decisions.waiting().items()},
-            status,
-        )
+        return await ask(context.control, "status", deadline_s=ASK_S)
+    return {}
+
+
+def _facts(context: Context, decisions: Decisions, status: dict[str, Any]) -> Facts:
+    return Facts(
+        list(people_hold(context)),
+        released_hold(context),
+        Waits(context.layout).told(),
+        {uid: decision.hold() for uid, decision in decisions.waiting().items()},
+        status,
     )
 
 
@@ -85,6 +101,8 @@ def _hold(context: Context, approvals: Approvals, facts: Facts, operation: Opera
         if operation.paused_at is not None:
             needs = "resume, stop or abort the plan"
             return Hold(reason="paused", since=operation.paused_at, needs=needs, detail="the plan is paused")
+        if silent := facts.status.get("worker_silent"):
+            return Hold(reason="restarting", detail=str(silent))
         uid = str(operation.item_uid)
         return facts.disk.get(uid) or facts.decisions.get(uid)
     agents = operation.user_group == "agent" and operation.body.plan not in READS_ONLY

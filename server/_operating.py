@@ -33,7 +33,7 @@ from ._dispatcher import Dispatcher
 from ._drift import Drift
 from ._items import KEY
 from ._op_models import OperationPage, OperationView, Submit
-from ._op_views import views
+from ._op_views import view_of_ended, views
 from ._problems import Problem
 from ._rate import Rate
 from ._wakes import ANY, RECHECK_S, Wakes
@@ -83,18 +83,18 @@ class Operating:
             restore = await self._drift.restoring(asked)
         operation, new = await _refusing(partial(self._operations.accept, key, body, asked.note, role, role, restore))
         self._drift.submitted(key, new)
-        if operation.state == "accepted":
-            operation = await self.dispatcher.dispatch(operation)
-        return await self._view(operation), not new
+        return await self._dispatched(operation), not new
 
     async def read(self, key: str, wait_s: float) -> OperationView:
         """The operation; with ``wait_s`` as soon as it has ended, at the latest then as it is."""
         deadline = time.monotonic() + wait_s
         with self._wakes.listening(key) as news:
             while True:
-                operation = await self._require(key)
+                operation, ended = await to_thread.run_sync(self._look, key)
+                if ended is not None:
+                    return ended
                 left = deadline - time.monotonic()
-                if operation.ended or left <= 0:
+                if left <= 0:
                     return await self._view(operation)
                 await news.wait(left)
 
@@ -145,10 +145,7 @@ class Operating:
         made = await _refusing(partial(self._operations.retry, key, role, attempt))
         if made is None:
             raise _unknown(key)
-        operation, _ = made
-        if operation.state == "accepted":
-            operation = await self.dispatcher.dispatch(operation)
-        return await self._view(operation)
+        return await self._dispatched(made[0])
 
     async def decision(self, key: str, round_: int) -> DecisionView:
         """What a plan asks, or has asked."""
@@ -171,17 +168,21 @@ class Operating:
         return await to_thread.run_sync(self._operations.by_key, key)
 
     async def _require(self, key: str) -> Operation:
-        operation = await self._known(key)
-        if operation is None:
-            raise _unknown(key)
-        if operation.pruned_at is not None:
-            raise Problem(
-                "pruned", f"operation {key} ended long ago, and its result is not kept: GET /api/ops lists it"
-            )
-        return operation
+        return _there(await self._known(key), key)
 
-    async def _view(self, operation: Operation) -> OperationView:
-        (view,) = await views(self._context, self._approvals, self._decisions, [operation])
+    def _look(self, key: str) -> tuple[Operation, OperationView | None]:
+        """For a thread: the operation, and what is said of it where it has ended."""
+        operation = _there(self._operations.by_key(key), key)
+        return operation, view_of_ended(self._context, self._approvals, operation) if operation.ended else None
+
+    async def _dispatched(self, operation: Operation) -> OperationView:
+        if operation.state != "accepted":
+            return await self._view(operation)
+        sent = await self.dispatcher.dispatch(operation)
+        return await self._view(sent.operation, sent.status)
+
+    async def _view(self, operation: Operation, status: dict[str, Any] | None = None) -> OperationView:
+        (view,) = await views(self._context, self._approvals, self._decisions, [operation], status)
         return view
 
 
@@ -200,6 +201,14 @@ async def _refusing(call: Callable[[], T]) -> T:
         return await to_thread.run_sync(call)
     except OperationError as error:
         raise Problem(error.code, str(error)) from None
+
+
+def _there(operation: Operation | None, key: str) -> Operation:
+    if operation is None:
+        raise _unknown(key)
+    if operation.pruned_at is not None:
+        raise Problem("pruned", f"operation {key} ended long ago, and its result is not kept: GET /api/ops lists it")
+    return operation
 
 
 def _checked(key: str | None) -> str:

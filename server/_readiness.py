@@ -126,6 +126,10 @@ def _manager(status: dict[str, Any]) -> Component:
 def _environment(status: dict[str, Any], context: Context) -> Component:
     if changing := _CHANGES.get(str(status.get("manager_state"))):
         return Component(ok=False, detail=f"the RE worker's environment {changing}")
+    if silent := status.get("worker_silent"):
+        return Component(ok=False, detail=str(silent))
+    if lost := status.get("worker_lost"):
+        return Component(ok=False, detail=f"{lost['why']}: its environment is being opened again")
     if not status.get("worker_environment_exists"):
         return Component(ok=False, detail="the RE worker's environment is not open: open it")
     pids = (context.layout.runtime() or {}).get("pids") or {}  # without a supervisor nobody knows the worker's pid

@@ -7,11 +7,15 @@ Needs Valkey (``services.valkey``) and, to open the environment, the hardware pr
 from __future__ import annotations
 
 import atexit
+import fcntl
 import logging
 import multiprocessing
 import os
 import shutil
+import sys
+import time
 from pathlib import Path
+from typing import IO
 
 from bluesky_queueserver.manager.logging_setup import setup_loggers
 from bluesky_queueserver.manager.output_streaming import PublishZMQStreamOutput, setup_console_output_redirection
@@ -66,10 +70,35 @@ def manager_config(scope: Scope, layout: Layout) -> dict[str, object]:
     }
 
 
+def alone(layout: Layout, patience_s: float = 5.0) -> IO[str]:
+    """This data directory's queue server from now on, until the file is closed here, in the manager and in the worker.
+
+    A second manager on one queue store takes the first one's running plan for lost (decision 0081).
+
+    Raises
+    ------
+    SystemExit
+        Where another one is still there after ``patience_s``; one that was killed is still ending.
+    """
+    path = layout.services / "queue-server.lock"
+    file, give_up = path.open("a"), time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                sys.exit(
+                    f"a queue server runs on {layout.data} already ({path} is locked): stop it, or name another --data"
+                )
+            time.sleep(0.05)
+
+
 def main() -> None:
     os.umask(0o077)  # the 0MQ sockets' mode follows it
     scope, layout = process_arguments(__doc__ or "")
     layout.create()
+    lock = alone(layout)
     multiprocessing.set_start_method("fork")  # the worker inherits the imports, and with them its quick start
     wait_for_valkey()
     _, info = zmq_addresses(scope, layout)
@@ -99,6 +128,7 @@ def main() -> None:
         pass
     finally:
         publisher.stop()
+        lock.close()
 
 
 if __name__ == "__main__":

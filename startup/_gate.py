@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..config import Scope
-from ..hardware import LatchFile
+from ..hardware import ArmedFile, LatchFile
 from ..layout import Layout
 from ..ledger import (
     READS_ONLY,
@@ -25,7 +25,7 @@ from ..ledger import (
     read_control,
     waits_for_approval,
 )
-from ..plans import Template
+from ..plans import ParameterError, Template
 from ._space import Space
 
 
@@ -37,7 +37,8 @@ class Gate:
         self._scope, self._layout, ledger = scope, layout, Ledger(layout.ledger_db)
         self._approvals = Approvals(ledger)
         self.operations = Operations(ledger, bell(layout))
-        self._space, self._waits = Space(scope, layout, templates or {}), Waits(layout)
+        self._templates = templates or {}
+        self._space, self._waits = Space(scope, layout, self._templates), Waits(layout)
 
     def hold(self, item: Mapping[str, Any]) -> Hold | None:
         """Why this item waits; None where it may start, or has been refused."""
@@ -53,11 +54,28 @@ class Gate:
             return Hold(reason="person", since=control.since, needs="queuescope control agents", detail=detail)
         approval = self._approval(item)
         if approval is None:
-            return self._disk(item)
+            return self._disarmed(item) or self._disk(item)
         if approval.state == "refused":
             return None
         needs = f"queuescope approve {approval.item_uid}"
         return Hold(reason="approval", since=approval.asked_at, needs=needs, detail=f"{approval.plan} needs approval")
+
+    def _disarmed(self, item: Mapping[str, Any]) -> Hold | None:
+        """An agent's plan with light waits until an operator arms. Hardware on another computer refuses the light itself."""
+        armed = self._scope.safety.arm == "none" or ArmedFile(self._layout).until() is not None
+        template = self._templates.get(str(item.get("name")))
+        elsewhere = self._scope.services.hardware is not None
+        if armed or elsewhere or template is None or item.get("user_group") != "agent":
+            return None
+        try:
+            dose = template.estimate(template.check(item.get("kwargs") or {}), self._scope).dose
+        except ParameterError:  # the plan's own check says so, better
+            return None
+        lights = ", ".join(sorted(light for light, used in dose.items() if used))
+        if not lights:
+            return None
+        hold = Hold(reason="disarmed", needs="POST /api/scope/arm", detail=f"not armed for light ({lights})")
+        return self._waits.put(item["item_uid"], hold)
 
     def _disk(self, item: Mapping[str, Any]) -> Hold | None:
         """A plan whose frames don't fit now would be refused by the recorder: it waits instead."""
@@ -66,6 +84,10 @@ class Gate:
             self._waits.clear(item["item_uid"])
             return None
         return self._waits.tell(item["item_uid"], str(item["name"]), room)
+
+    def anything_waits(self) -> bool:
+        """Whether it is told of any item that it waits for room."""
+        return bool(self._waits.told())
 
     def keep_waits(self, item_uids: Collection[str]) -> None:
         """Nothing but these is queued or runs: what others waited for is told no more."""

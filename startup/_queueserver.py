@@ -16,11 +16,15 @@ when a new version changes one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import json
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,10 +32,11 @@ from typing import Any
 import redis.asyncio
 from bluesky.utils import RunEngineInterrupted
 from bluesky_queueserver.manager import manager as upstream_manager
+from bluesky_queueserver.manager.comms import CommTimeoutError
 from bluesky_queueserver.manager.manager import MState, RunEngineManager
 from bluesky_queueserver.manager.plan_queue_ops import PlanQueueOperations
 from bluesky_queueserver.manager.start_manager import WatchdogProcess
-from bluesky_queueserver.manager.worker import ExecOption, RunEngineWorker
+from bluesky_queueserver.manager.worker import ExecOption, PlanExecState, RunEngineWorker
 
 from ..config import Scope, load_scope
 from ..hardware import HardwareError, LatchFile
@@ -39,6 +44,7 @@ from ..layout import SCOPE_ENV, Layout
 from ..ledger import KEEP_S, WAITING, Failure, Hold, Left, Operation, OperationError, State
 from ..plans import ParameterError, Template, templates
 from ._gate import Gate, op_key
+from ._liveness import LOOK_S, SILENT_S, LoopBeat, Silence, darken
 from ._namespace import current_session, session_or_none
 from ._outcomes import cause_of, failure_of, jsonable, text_of
 from ._refused import Refused, parameters_refused
@@ -47,6 +53,13 @@ from ._telling import Progress, output
 
 logger = logging.getLogger("queuescope.startup")
 
+MANAGER_LOOK_S = 0.1
+EARLY_DEATHS = 3
+"""A manager that dies more often, one after the other, before it serves, is not started again here."""
+TELL_S = 0.02
+"""A change of the status is published so much later, with those that came meanwhile."""
+HOLDS = ("manager_state", "queue_autostart_enabled", "worker_silent")
+"""What of the status tells why an operation waits."""
 RECONNECT_S = 120.0
 """A plan waits so long for a hardware process that is being started again; loading a real configuration takes a while."""
 
@@ -62,12 +75,26 @@ def die_with_parent(name: str) -> None:
 class ScopeWorker(RunEngineWorker):
     """The RE worker with our gate around every plan."""
 
+    bell: socket.socket
+    """Rings in the manager when a plan has ended or paused."""
     _item: Mapping[str, Any] | None = None
     """The item that runs or is paused."""
     _progress: Progress | None = None
     """Who tells how far it is, also after a pause."""
     _restore: Left | None = None
     """Where the microscope is brought before the plan."""
+    _beat: LoopBeat | None = None
+    _exec_state = PlanExecState.COMPLETED
+
+    @property
+    def _running_plan_exec_state(self) -> PlanExecState:
+        return self._exec_state
+
+    @_running_plan_exec_state.setter
+    def _running_plan_exec_state(self, state: PlanExecState) -> None:
+        """As upstream, which says 20 ms after a plan's start that it runs: one that is over and cleared away by then doesn't."""
+        if state is not PlanExecState.RUNNING or self._exec_state is PlanExecState.SUBMITTED:
+            self._exec_state = state
 
     def run(self) -> None:
         die_with_parent("qs-worker")
@@ -81,14 +108,24 @@ class ScopeWorker(RunEngineWorker):
         try:
             super()._execute_plan(parameters, exec_option)
         finally:
+            with contextlib.suppress(BlockingIOError):  # it has rung often enough
+                self.bell.send(b".")
             self._close_lights()
             self._give_joysticks_back()
+
+    def _request_state_handler(self) -> dict[str, Any]:
+        """As upstream, and whether the RunEngine's loop turns: a plan that is stuck in native code keeps it."""
+        session = session_or_none()
+        if session is not None and self._beat is None:
+            self._beat = LoopBeat(session.run_engine.loop)
+        stuck = self._beat is not None and self._beat.silent_s() > SILENT_S
+        return {**super()._request_state_handler(), "loop_stuck": stuck}
 
     def _generate_new_plan(self, parameters: dict[str, Any]) -> Callable[[], Any]:
         def start() -> Any:
             session = current_session()
             session.rounds.item_uid = parameters["item_uid"]
-            Gate(session.scope, session.layout).require(parameters)
+            session.gate.require(parameters)
             session.reconnection.wait(RECONNECT_S)
             hold_joysticks()
             metadata = session.run_metadata(parameters)
@@ -217,10 +254,13 @@ class KeyedPlanQueue(PlanQueueOperations):
     gate: Gate
     _lock: Any
 
+    _queue_size = 0
     _r_pool: Any
     _plan_queue_mode: dict[str, Any]
     last_stopped_was_keyed = False
     """True from the end of a keyed plan that didn't complete until the manager has dealt with it."""
+    _running: str | None = None
+    """The running item as JSON; None where only Valkey knows it."""
     worker_gone = False
     """True while the manager ends what a dead worker left."""
     refused: OperationError | None = None
@@ -243,6 +283,16 @@ class KeyedPlanQueue(PlanQueueOperations):
             self._running_item_info = await self._get_running_item_info()
             self._plan_queue_uid = self.new_item_uid()
             self._plan_history_uid = self.new_item_uid()
+
+    async def _get_running_item_info(self) -> dict[str, Any]:
+        """As upstream, which asks Valkey a dozen times a plan for what only this process writes."""
+        if self._running is None:
+            self._running = json.dumps(await super()._get_running_item_info())
+        return dict(json.loads(self._running))
+
+    async def _set_running_item_info(self, plan: dict[str, Any]) -> None:
+        self._running = None  # until Valkey has it
+        await super()._set_running_item_info(plan)
 
     async def add_item_to_queue(self, item: dict[str, Any], **where: Any) -> Any:
         """As upstream; an item of an operation that is queued, or further, is that operation's item and isn't added again."""
@@ -322,8 +372,21 @@ class KeyedPlanQueue(PlanQueueOperations):
             return dict(await super()._set_processed_item_as_completed(**outcome))
         return dict(await self._once(super()._set_processed_item_as_completed, outcome))
 
+    async def answers(self) -> None:
+        """Wait for Valkey, which may be starting again: an end that it isn't told keeps queueserver waiting for ever."""
+        pause_s = 0.02
+        while True:
+            try:
+                await self._r_pool.ping()
+                return
+            except (redis.RedisError, OSError) as error:
+                logger.error("the queue store does not answer: %s", error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 1.0)
+
     async def _end(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """The running item, whose end is in the ledger from now on."""
+        await self.answers()
         running = dict(await self._get_running_item_info()) if await self._is_item_running() else {}
         if running:
             status = outcome["exit_status"]
@@ -336,6 +399,8 @@ class KeyedPlanQueue(PlanQueueOperations):
         Returns why the first item waits, where none of them may start.
         """
         waits: Hold | None = None
+        if await self._front_may_start():
+            return None
         items, running, _ = await self.get_queue_full()
         self.gate.keep_waits({item["item_uid"] for item in (*items, running) if item})
         for number, item in enumerate(items):
@@ -349,6 +414,15 @@ class KeyedPlanQueue(PlanQueueOperations):
                 return None
             waits = waits or hold
         return waits
+
+    async def _front_may_start(self) -> bool:
+        """Most often it may, and then a long queue needn't be read as a whole before each plan."""
+        if not self.get_queue_size() or self.gate.anything_waits():
+            return False
+        front = await self.get_item(pos="front")
+        if self.gate.refusal(front) is not None or self.gate.spent(front) is not None:
+            return False
+        return self.gate.hold(front) is None
 
     async def pop_item_from_queue(self, **which: Any) -> Any:
         """As upstream; an item that a person refused goes to history as failed, one of an operation is cancelled."""
@@ -412,9 +486,30 @@ class ScopeManager(RunEngineManager):
     _layout: Layout
     _gate: Gate
     _space: Space
+    bell: socket.socket
+    """The worker rings when a plan has ended or paused."""
+    _reported: asyncio.Event
+    _reading: asyncio.Lock
+    _report: dict[str, Any] | None = None
+    """A plan's report that was read from the worker and isn't dealt with yet."""
+    _worker_state_info: dict[str, Any] | None
+    _telling = False
+    """The status will be published."""
+    _looked_through = False
+    """The queue's front has just been found to be one that may start."""
+    _stop_pending: bool | None = None
+    """What Valkey has of `queue_stop_pending`; None where nobody knows."""
+    _rang_early = False
+    """A plan was over before its start was."""
     _refusal: Refused | None = None
     """Why the item that is being prepared can't be queued."""
-    _pruning: asyncio.Task[None] | None = None
+    _fut_manager_task_completed: asyncio.Future[bool] | None
+    _opening = False
+    """A worker was started, and its environment isn't open yet."""
+    _worker_lost: dict[str, Any] | None = None
+    """Why the environment is gone without having been closed, and the item that ran; None since it was opened again."""
+    _silence: Silence
+    _tasks: tuple[asyncio.Task[None], ...] = ()
 
     def run(self) -> None:
         die_with_parent("qs-manager")
@@ -423,12 +518,23 @@ class ScopeManager(RunEngineManager):
         self._templates = templates(self._scope)
         KeyedPlanQueue.gate = self._gate = Gate(self._scope, self._layout, self._templates)
         self._space = Space(self._scope, self._layout, self._templates)
+        self._reported, self._reading, self._silence = asyncio.Event(), asyncio.Lock(), Silence()
         super().run()
 
     async def _start_plan(self) -> Any:
         """Start the queue, unless everything in it waits for a person."""
         why = await self._nothing_may_start()
-        return (False, why) if why is not None else await super()._start_plan()
+        if why is not None:
+            return False, why
+        self._looked_through = True
+        return await super()._start_plan()
+
+    async def set_queue_stop_pending(self, enabled: bool) -> None:
+        """As upstream, which writes to Valkey before and after every plan that nothing is pending."""
+        if self._stop_pending != enabled:
+            self._stop_pending = None  # until Valkey has it
+            await super().set_queue_stop_pending(enabled)
+            self._stop_pending = enabled
 
     async def _nothing_may_start(self) -> str | None:
         """Why no plan in the queue may start now; None where the one at its front may. Never raises: autostart would end."""
@@ -441,12 +547,76 @@ class ScopeManager(RunEngineManager):
 
     async def _start_plan_task(self, stop_queue: bool = False, **more: Any) -> Any:
         """After a plan the next one that may start; the queue is idle, and autostart stays as it is, where none may."""
-        if not stop_queue and not more.get("single_item") and not self.queue_stop_pending:
+        looked_through, self._looked_through = self._looked_through, False
+        if not (looked_through or stop_queue or more.get("single_item") or self.queue_stop_pending):
             why = await self._nothing_may_start()
             if why is not None:
                 self._loop.create_task(self._set_manager_state(MState.IDLE))
                 return False, why
-        return await super()._start_plan_task(stop_queue=stop_queue, **more)
+        try:
+            return await super()._start_plan_task(stop_queue=stop_queue, **more)
+        except (redis.RedisError, OSError) as error:
+            await self._store_was_gone(error)
+            return False, f"the queue store was gone: {text_of(error)}"
+        finally:
+            if self._rang_early:
+                self._rang_early = False
+                self._reported.set()
+
+    async def _store_was_gone(self, error: BaseException) -> None:
+        """In the middle of a step: what the worker doesn't run has ended or is queued again, and the queue goes on."""
+        logger.error("the queue store was gone between two plans: %s", error)
+        await self._plan_queue.answers()
+        now, _ = await self._worker_request_state()
+        item = await self._plan_queue._get_running_item_info()
+        told = now is not None and now["running_plan_completed"] and not now["re_report_available"]
+        if now is not None and item and now["running_item_uid"] == item["item_uid"] and not told:
+            self._manager_state = MState.EXECUTING_QUEUE
+            self._reported.set()
+            return
+        words = "the queue store was gone between its start and its end"
+        nothing: dict[str, Any] = {"run_uids": [], "scan_ids": [], "err_tb": ""}
+        await self._plan_queue.set_processed_item_as_completed(exit_status="unknown", err_msg=words, **nothing)
+        await self._set_manager_state(MState.IDLE)
+        await self._dispatch_absent()
+
+    def _rung(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.bell.recv(4096)
+        self._reported.set()
+
+    async def _take_reports(self) -> None:
+        """Read a plan's report when its worker rings: queueserver itself looks every 0.5 s (decision 0080)."""
+        while True:
+            await self._reported.wait()
+            self._reported.clear()
+            if self._manager_state == MState.STARTING_QUEUE:
+                self._rang_early = True
+                continue
+            try:
+                await self._process_plan_report()
+            except Exception:
+                logger.exception("a plan's report could not be read")
+
+    async def _process_plan_report(self) -> None:
+        """As upstream, once for each report, whoever noticed it."""
+        async with self._reading:
+            if self._manager_state not in (MState.EXECUTING_QUEUE, MState.PAUSED):
+                return
+            await self._plan_queue.answers()  # the worker gives its report once
+            self._report, _ = await super()._worker_request_plan_report()
+            if self._report is None:
+                return
+            if self._worker_state_info is not None:
+                self._worker_state_info = {**self._worker_state_info, "re_state": self._report["re_state"]}
+            try:
+                await super()._process_plan_report()
+            except (redis.RedisError, OSError) as error:
+                await self._store_was_gone(error)
+
+    async def _worker_request_plan_report(self) -> Any:
+        report, self._report = self._report, None
+        return report, "" if report else "there is none"
 
     def _prepare_item(self, *, item: dict[str, Any], item_type: str, user_group: str, **more: Any) -> Any:
         """Refuse what our models refuse, before queueserver's own checks (which let NaN and True pass for numbers)."""
@@ -490,7 +660,8 @@ class ScopeManager(RunEngineManager):
         refusal = self._refusal or self._plan_queue.refused
         if not reply["success"] and refusal is not None:
             reply |= {"code": refusal.code, "errors": getattr(refusal, "errors", [])}
-        return reply
+        # Whoever asked would ask for it next, when this process is busy with starting the plan.
+        return reply | {"status": {name: self._status.get(name) for name in HOLDS}}
 
     async def _re_pause_handler(self, request: dict[str, Any]) -> Any:
         return await self._of_item(super()._re_pause_handler, request)
@@ -508,12 +679,102 @@ class ScopeManager(RunEngineManager):
     async def _watchdog_enable(self) -> None:
         """The manager is about to serve: first what it left behind when it ended is settled."""
         self._settle()  # before anything else may start
+        self._loop.add_reader(self.bell, self._rung)
+        self._tasks = tuple(
+            asyncio.create_task(task()) for task in (self._take_reports, self._watch_worker, self._prune)
+        )
         await super()._watchdog_enable()
         await self._dispatch_absent()
-        self._pruning = asyncio.create_task(self._prune())
+
+    async def _worker_request_state(self) -> Any:
+        state, why = await super()._worker_request_state()
+        self._silence.heard(state)
+        return state, why
+
+    async def _watch_worker(self) -> None:
+        """The worker's death, and its silence: queueserver would wait for its plan for ever (decision 0081)."""
+        while True:
+            asked = time.monotonic()
+            await asyncio.sleep(LOOK_S)
+            late = time.monotonic() - asked > 2 * LOOK_S  # this process was frozen itself, or its machine slept
+            open_ = self._environment_exists and self._manager_state not in (
+                MState.CREATING_ENVIRONMENT,
+                MState.CLOSING_ENVIRONMENT,
+                MState.DESTROYING_ENVIRONMENT,
+            )
+            if late or not open_:
+                self._silence = Silence()
+            try:
+                if open_:
+                    await self._look_at_worker()
+                elif self._opening and not await self._worker_lives():
+                    self._opening_failed()
+            except Exception:
+                logger.exception("the RE worker could not be looked at")
+
+    async def _worker_lives(self) -> bool:
+        try:
+            return bool((await self._comm_to_watchdog.send_msg("is_worker_alive"))["worker_alive"])
+        except CommTimeoutError:  # the watchdog is busy: it says nothing of the worker
+            return True
+
+    def _opening_failed(self) -> None:
+        """The worker died while its environment opened: queueserver would wait for it for ever."""
+        self._opening = False
+        if self._fut_manager_task_completed is not None and not self._fut_manager_task_completed.done():
+            logger.error("the RE worker died while its environment was being opened")
+            self._fut_manager_task_completed.set_result(False)
+
+    async def _watchdog_start_re_worker(self) -> bool:
+        self._opening = bool(await super()._watchdog_start_re_worker())
+        return self._opening
+
+    async def _look_at_worker(self) -> None:
+        silence = self._silence
+        if not await self._worker_lives():
+            await self._end_worker("the RE worker died", alive=False)
+        elif (why := silence.over()) is not None:
+            await self._end_worker(f"{why} and was ended", alive=True)
+        elif silence.changed():
+            self._status_update()
+
+    async def _end_worker(self, why: str, alive: bool) -> None:
+        """Lights off, no further plan, and what ran is interrupted; queueserver clears away the rest."""
+        logger.error(why)
+        if alive:
+            await asyncio.to_thread(darken, self._scope, self._layout)
+        await self._autostart_disable()
+        await self._comm_to_watchdog.send_msg("kill_re_worker", timeout=10)
+        running = (self._plan_queue.get_running_item_info() or {}).get("item_uid")
+        self._worker_lost = {"why": why, "item_uid": running}
+        if running is not None:
+            self._gate.operations.lost(running, why)
+        await self._kill_re_worker()
+
+    def _status_update(self) -> None:
+        """As upstream; a worker that does not answer doesn't execute anything."""
+        super()._status_update()
+        silent = self._silence.told()
+        self._status |= {"worker_lost": self._worker_lost, "worker_silent": silent}
+        if silent is not None:
+            self._status |= {"worker_environment_state": "unresponsive", "re_state": None}
+
+    def _status_publish(self) -> None:
+        """As upstream, but a burst of changes, of which each plan makes a dozen, is told once: four processes handle each one."""
+        if not self._telling:
+            self._telling = True
+            self._loop.call_later(TELL_S, self._tell_status)
+
+    def _tell_status(self) -> None:
+        self._telling = False
+        super()._status_publish()
 
     async def _start_re_worker_task(self) -> Any:
         done = await super()._start_re_worker_task()
+        self._opening = False
+        if self._environment_exists:
+            self._worker_lost = None
+            self._status_update()
         self._settle()
         await self._dispatch_absent()
         return done
@@ -572,15 +833,45 @@ class ScopeManager(RunEngineManager):
         stays_on = keyed and self._scope.queue.on_failure == "continue" and not self.queue_stop_pending
         stays_on = stays_on and not LatchFile.halt(self._layout).exists()  # a halt stops the queue
         await super()._set_manager_state(state, coro=coro, autostart_disable=autostart_disable and not stays_on)
-        if stays_on:
-            self._autostart_push()
+        self._autostart_push()  # also for what was queued since the queue was found empty
 
 
 class ScopeWatchdog(WatchdogProcess):
     """queueserver's watchdog, which starts manager and worker and restarts a manager that hangs."""
 
+    _watchdog_enabled: bool
+
     def __init__(self, **kwargs: Any) -> None:
+        # Every manager and worker inherits the pair by its fork, the next one of each as well.
+        ScopeWorker.bell, ScopeManager.bell = socket.socketpair()
+        for bell in (ScopeWorker.bell, ScopeManager.bell):
+            bell.setblocking(False)
         super().__init__(cls_run_engine_worker=ScopeWorker, cls_run_engine_manager=ScopeManager, **kwargs)
+
+    def run(self) -> None:
+        threading.Thread(target=self._look_after_manager, name="manager", daemon=True).start()
+        super().run()
+
+    def _look_after_manager(self) -> None:
+        """A manager that has died is started again at once; queueserver waits 5 s for its heartbeat, and for ever where it died
+        before it served. One that can't serve ends this process: whoever started it knows of patience and limits.
+        """
+        early = 0
+        while not self._manager_is_stopping:
+            time.sleep(MANAGER_LOOK_S)
+            manager = self._re_manager
+            if manager is None or manager.is_alive():
+                continue
+            early = 0 if self._watchdog_enabled else early + 1
+            if early > EARLY_DEATHS:
+                logger.error("the manager died %d times before it served: the queue server ends", early)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            with self._watchdog_state_lock:
+                self._watchdog_enabled = True
+                self._watchdog_state = time.time() - self._heartbeat_timeout - 1.0
+            while self._re_manager is manager and not self._manager_is_stopping:
+                time.sleep(MANAGER_LOOK_S)
 
     def end_children(self) -> None:
         for process in (self._re_worker, self._re_manager):

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..plans import ParameterError, PlanContext, Template, build_plans, channel_
 from ._deciding import Deciding
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
+from ._gate import Gate
 from ._space import RoundsWait, Space
 from ._telling import Progress
 
@@ -86,6 +88,7 @@ class Session:
     operations: Operations
     reconnection: Reconnection
     rounds: RoundsWait
+    gate: Gate
 
     def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
         """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
@@ -102,7 +105,7 @@ class Session:
             "scope": self.scope.name,
             "plan_name": name,
             "plan_args": kwargs,
-            "versions": versions(),
+            "versions": dict(versions()),
             "objective": self._objective(),
             "channels": [],
             "estimated_dose": {},
@@ -170,7 +173,9 @@ class Session:
         return {"name": None, "label": label, "na": None, "pixel_um": None}
 
 
+@cache
 def versions() -> dict[str, str]:
+    """Looked up once: reading packages' metadata takes milliseconds, and every run tells it."""
     packages = ("bluesky", "bluesky-queueserver", "ophyd", "pymmcore-plus", "pymmcore")
     return {"queuescope": __version__, **{package: version(package) for package in packages}}
 
@@ -212,4 +217,5 @@ def open_session() -> Session:
         operations=Operations(ledger, bell(layout)),
         reconnection=Reconnection(hardware, devices),
         rounds=rounds,
+        gate=Gate(scope, layout),
     )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 
-def bench(name: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "queuescope.scripts", "bench", name, "--quick", "--json"]
+def bench(name: str, *words: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "queuescope.scripts", "bench", name, "--quick", "--json", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=220)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -37,3 +37,24 @@ def test_bench_record_counts_every_frame() -> None:
 def test_bench_prints_its_table(name: str) -> None:
     cases = {row["case"] for row in bench(name)["rows"]}
     assert {"queuescope, z_stack", "mda.run, tifffile"} <= cases
+
+
+def test_bench_latency_prints_us_and_the_stock_queue_server() -> None:
+    """blueapi would be downloaded: it is left out here."""
+    found = bench("latency", "--without", "blueapi")
+    cases = {row["case"] for row in found["rows"] if row["metric"] == "plans_per_s"}
+    assert cases == {"queuescope", "queueserver + httpserver"}
+    assert {"ledger", "100 operations"} <= {row["case"] for row in found["rows"]}
+
+
+def test_a_storm_of_retries_acquires_once_a_key() -> None:
+    """R1.2, R1.4, R1.6: counted inside the camera; 10,000 requests without --quick."""
+    assert bench("storm")["ratios"]["exposures / keys"] == 1.0
+
+
+def test_kills_at_named_points_lose_and_repeat_nothing() -> None:
+    """R1.4, R1.5: four of them; `bench kills --faults 600` for all."""
+    command = [sys.executable, "-m", "queuescope.scripts", "bench", "kills", "--quick", "--json", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["ratios"]["violations"] == 0.0

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from queuescope.config import Agents, load_scope
-from queuescope.hardware import Latch, LatchFile
+from queuescope.hardware import ArmedFile, Latch, LatchFile
 from queuescope.layout import Layout
-from queuescope.ledger import ApprovalError, Approvals, Control, Failure, Ledger, Operations, write_control
+from queuescope.ledger import ApprovalError, Approvals, Control, Failure, Ledger, Operations, Waits, write_control
+from queuescope.plans import templates
 from queuescope.startup._gate import Gate
 from queuescope.startup._queueserver import KeyedPlanQueue, ScopeManager
 
@@ -147,3 +148,23 @@ def test_a_queue_that_cannot_be_read_starts_nothing_and_keeps_autostart() -> Non
     success, message = asyncio.run(manager._start_plan())
     assert not success
     assert "could not be looked through: OSError: the ledger is on a full disk" in message
+
+
+def test_light_waits_until_somebody_arms(layout: Layout) -> None:
+    """R5.4: an agent's plan with light; one without, and a person's, don't. Whoever asks over REST is told the same."""
+    scope = load_scope("demo-dispim", environ={"QUEUESCOPE_SAFETY__ARM": "{hours: 14}"})
+    asked = Gate(scope, layout, templates(scope, layout))
+    lit = item("lit", channels=[{"name": "gfp"}])
+    hold = asked.hold(lit)
+    assert hold is not None
+    assert (hold.reason, hold.needs) == ("disarmed", "POST /api/scope/arm")
+    assert Waits(layout).told() == {"lit": hold}
+    assert asked.hold(item("dark", name="read_state")) is None
+    assert asked.hold(item("person", group="operator", channels=[{"name": "gfp"}])) is None
+    ArmedFile(layout).write(time.time() + 60)
+    assert asked.hold(lit) is None
+    assert Waits(layout).told() == {}
+    ArmedFile(layout).write(time.time() - 1)
+    assert asked.hold(lit) is not None, "its time is over"
+    unarmed = Gate(load_scope("demo-dispim"), layout, templates(scope, layout))
+    assert unarmed.hold(lit) is None, "nobody asks for arming"

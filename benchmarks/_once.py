@@ -1,0 +1,118 @@
+"""Operations submitted over REST by clients that fail, and what must hold of them afterwards: never twice, never lost (R1)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ..ledger import Ledger, Operation, Operations
+from ._fault_stack import FaultStack
+
+SNAP = {"plan": "snap", "kwargs": {"camera": "overview", "n": 1}}
+"""One frame: the camera is told to expose once."""
+
+
+class Client:
+    """An agent's client, which sends a request again until it has an answer; ``lost`` requests are sent and not waited for."""
+
+    def __init__(self, stack: FaultStack) -> None:
+        self._stack = stack
+        self._key = stack.layout.key("agent")
+        self._http = httpx.Client(trust_env=False, timeout=10, headers={"Authorization": f"ApiKey {self._key}"})
+
+    @property
+    def url(self) -> str:
+        return str(self._stack.runtime.get("http", "http://127.0.0.1:9"))
+
+    def submit(self, key: str, body: dict[str, Any], patience_s: float = 60.0) -> dict[str, Any]:
+        """The operation.
+
+        Raises
+        ------
+        RuntimeError
+            Where no answer came within ``patience_s``, or a refusal.
+        """
+        give_up, why = time.monotonic() + patience_s, "no answer"
+        while time.monotonic() < give_up:
+            try:
+                reply = self._http.post(f"{self.url}/api/ops", json=body, headers={"Idempotency-Key": key})
+            except httpx.HTTPError as error:
+                why = f"{type(error).__name__}: {error}"
+                time.sleep(0.1)
+                continue
+            if reply.status_code == 201:
+                return dict(reply.json())
+            why = reply.text
+            if reply.status_code not in (409, 429, 503):
+                break
+            time.sleep(float(reply.headers.get("Retry-After", 0.2)))
+        raise RuntimeError(f"{key} was not accepted: {why}")
+
+    def lose(self, key: str, body: dict[str, Any]) -> None:
+        """Send the request and be gone before its reply."""
+        place, content = urlsplit(self.url), json.dumps(body).encode()
+        head = (
+            f"POST /api/ops HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: ApiKey {self._key}\r\nIdempotency-Key: {key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((place.hostname, place.port or 80), 5) as connection,
+        ):
+            connection.sendall(head.encode() + content)
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class Record:
+    """What is on disk of operations: the ledger, and the start and stop documents, whoever says what of them."""
+
+    def __init__(self, stack: FaultStack) -> None:
+        self._stack = stack
+        self.operations = Operations(Ledger(stack.layout.ledger_db))
+
+    def wait(self, keys: Collection[str], limit_s: float) -> dict[str, Operation | None]:
+        """Until all have ended, at the latest then as they are; None for one that nobody has recorded."""
+        deadline, found = time.monotonic() + limit_s, {key: self.operations.by_key(key) for key in keys}
+        while not all(one is not None and one.ended for one in found.values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            found = {
+                key: one if one is not None and one.ended else self.operations.by_key(key) for key, one in found.items()
+            }
+        return found
+
+    def problems(self, operations: dict[str, Operation | None]) -> Iterator[str]:
+        """What must not be: two acquisitions of one attempt, a loss, a success without its frames."""
+        started: Counter[tuple[str, int]] = Counter()
+        ends: dict[str, dict[str, Any]] = {}
+        for log in self._stack.layout.documents.glob("*.jsonl"):
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            if not lines:
+                continue
+            start = json.loads(lines[0])["doc"]
+            started[start.get("op_key"), start.get("attempt", 1)] += 1
+            last = json.loads(lines[-1])
+            ends[start["uid"]] = last["doc"] if last["name"] == "stop" else {}
+        for key, operation in operations.items():
+            if operation is None:
+                yield f"{key} was acknowledged, and the ledger doesn't know it"
+                continue
+            if not operation.ended:
+                yield f"{key} is {operation.state} and did not end"
+            for attempt in range(1, operation.attempt + 1):
+                if started[key, attempt] > 1:
+                    yield f"attempt {attempt} of {key} was started {started[key, attempt]} times"
+            if operation.state == "succeeded":
+                for uid in operation.run_uids or ("no run",):
+                    end = ends.get(uid, {})
+                    if end.get("exit_status") != "success" or not sum((end.get("frames") or {}).values()):
+                        yield f"{key} succeeded, and its run {uid} ended with {end or 'nothing'}"
