@@ -59,6 +59,7 @@ class Layout:
     control_socket = property(lambda self: self.sockets / "control.sock")
     info_socket = property(lambda self: self.sockets / "info.sock")
     valkey_socket = property(lambda self: self.sockets / "valkey.sock")
+    check_socket = property(lambda self: self.sockets / "check.sock")
 
     def create(self) -> None:
         """Make the folders, private ones with mode 0700.

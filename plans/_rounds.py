@@ -161,4 +161,4 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
             dose={light: dose * rounds for light, dose in one.dose.items()},
         )
 
-    return Template("time_lapse", model, body, estimate)
+    return Template("time_lapse", model, body, estimate, example={"do": do.example(), "interval_s": 1.0, "rounds": 2})

@@ -26,6 +26,7 @@ _TABLE = {
     "GET,HEAD /api/ready": READERS,
     "GET,HEAD /api/ops": READERS,
     "POST /api/ops": EDITORS,
+    "POST /api/ops/check": EDITORS,
     "GET,HEAD /api/ops/{key}": READERS,
     "POST /api/ops/{key}/cancel": EDITORS,  # an agent only its own: `_operating`
     "POST /api/ops/{key}/retry": EDITORS,

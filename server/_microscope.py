@@ -20,7 +20,13 @@ STATE_FUNCTION = "scope_state"
 
 
 async def scope_view(context: Context) -> ScopeView:
-    """Read the microscope.
+    """Read the microscope; raises as `read_hardware` does."""
+    state = await read_hardware(context)
+    return _view(context.scope, context.server_id(), state, read_control(context.layout))
+
+
+async def read_hardware(context: Context) -> HardwareState:
+    """Everything that the hardware says now, in both modes.
 
     Raises
     ------
@@ -33,17 +39,15 @@ async def scope_view(context: Context) -> ScopeView:
         raise Problem("released", f"released by {released.by} ({released.reason}): queuescope reclaim takes it back")
     try:
         if context.scope.micromanager.process == "own":
-            state = await context.hardware_state.ask(deadline_s)
-        else:
-            async with asyncio.timeout(deadline_s):
-                state = HardwareState.model_validate(await _state_from_worker(context))
+            return await context.hardware_state.ask(deadline_s)
+        async with asyncio.timeout(deadline_s):
+            return HardwareState.model_validate(await _state_from_worker(context))
     except TimeoutError:
         raise Problem("hardware_unreachable", f"the hardware gave no answer within {deadline_s:g} s") from None
     except ReleasedError as error:
         raise Problem("released", str(error)) from None
     except (HardwareError, QueueUnreachable) as error:
         raise Problem("hardware_unreachable", str(error)) from None
-    return _view(context.scope, context.server_id(), state, read_control(context.layout))
 
 
 async def _state_from_worker(context: Context) -> dict[str, Any]:

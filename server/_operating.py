@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 from anyio import to_thread
 
 from ..ledger import Approvals, Body, Events, Ledger, Operation, OperationError, Operations, State, bell, bell_socket
+from . import _checking
 from ._context import Context
 from ._control import agents_may
 from ._dispatcher import Dispatcher
 from ._items import KEY
-from ._op_models import OperationPage, OperationView, Submit
+from ._op_models import Check, OperationPage, OperationView, Submit
 from ._op_views import views
 from ._problems import Problem
 from ._rate import Rate
@@ -55,9 +56,7 @@ class Operating:
         """
         key = _checked(key)
         self._rate.take(role)
-        size = len(json.dumps(asked.kwargs))
-        if size > MAX_BODY:
-            raise Problem("too_large", f"kwargs have {size} bytes, more than {MAX_BODY}: put large data into a file")
+        _refuse_large(asked)
         body = Body(asked.plan, asked.kwargs, (), asked.sample_id, asked.session_id)
         if role == "agent" and await self._known(key) is None:
             self._agents_may(asked.plan)
@@ -65,6 +64,12 @@ class Operating:
         if operation.state == "accepted":
             operation = await self.dispatcher.dispatch(operation)
         return await self._view(operation), not new
+
+    async def check(self, asked: Submit, role: str) -> Check:
+        """What it would do; `Problem` where that can't be told."""
+        self._rate.take(role)
+        _refuse_large(asked)
+        return await _checking.check(self._context, asked, role)
 
     async def read(self, key: str, wait_s: float) -> OperationView:
         """The operation; with ``wait_s`` as soon as it has ended, at the latest then as it is."""
@@ -153,6 +158,12 @@ async def _refusing(call: Callable[[], T]) -> T:
         return await to_thread.run_sync(call)
     except OperationError as error:
         raise Problem(error.code, str(error)) from None
+
+
+def _refuse_large(asked: Submit) -> None:
+    size = len(json.dumps(asked.kwargs))
+    if size > MAX_BODY:
+        raise Problem("too_large", f"kwargs have {size} bytes, more than {MAX_BODY}: put large data into a file")
 
 
 def _checked(key: str | None) -> str:

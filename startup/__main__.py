@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from bluesky_queueserver.manager.logging_setup import setup_loggers
@@ -18,8 +19,11 @@ from bluesky_queueserver.manager.output_streaming import PublishZMQStreamOutput,
 from bluesky_queueserver.manager.start_manager import AtTerm
 
 from ..config import Scope
+from ..devices import AdditionError
 from ..layout import Layout, process_arguments
-from ._queueserver import ScopeWatchdog, wait_for_valkey
+from ..plans import templates
+from ._checking import Checker
+from ._queueserver import ScopeWatchdog, die_with_parent, wait_for_valkey
 
 LOG_LEVEL = logging.INFO
 
@@ -71,6 +75,12 @@ def main() -> None:
     scope, layout = process_arguments(__doc__ or "")
     layout.create()
     multiprocessing.set_start_method("fork")  # the worker inherits the imports, and with them its quick start
+    try:
+        known = templates(scope)
+    except AdditionError as error:  # manager and worker would fail one after the other, again and again
+        sys.exit(f"queuescope.startup: {error}")
+    checker = Checker(scope, layout, known, die_with_parent)
+    checker.start()
     wait_for_valkey()
     _, info = zmq_addresses(scope, layout)
 
@@ -92,12 +102,14 @@ def main() -> None:
     at_term = AtTerm()
     at_term.replace_sigterm_handler()
     at_term.register(watchdog.end_children)
+    at_term.register(checker.end)
     atexit.register(watchdog.end_children)
     try:
         watchdog.run()
     except KeyboardInterrupt:
         pass
     finally:
+        checker.end()
         publisher.stop()
 
 

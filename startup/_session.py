@@ -14,10 +14,11 @@ from event_model import DocumentNames
 from .. import __version__
 from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
-from ..hardware import Hardware, connect
+from ..hardware import Hardware, RecordingError, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
 from ..ledger import Ledger, Operations, Waits, bell, meta_of
 from ..plans import Template, build_plans, channel_names, templates
+from ._circumstances import First
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
 from ._space import RoundsWait, Space
@@ -36,9 +37,12 @@ class ScopeRunEngine(RunEngine):
 
     def __init__(self, recordings: RunRecordings, **kwargs: Any) -> None:
         self._recordings = recordings
+        self._problem: str | None = None
+        """Of the run that ended last: why its files are not what was asked for."""
         super().__init__({}, call_returns_result=True, **kwargs)
         for command, coroutine in (("save", self._save), ("collect", self._collect)):
             self.register_command(command, self._then_checkpoint(coroutine))
+        self.register_command("require_good_run", self._require_good_run)
 
     def _then_checkpoint(self, coroutine: Callable[[Msg], Awaitable[Any]]) -> Callable[[Msg], Awaitable[Any]]:
         async def run(msg: Msg) -> Any:
@@ -49,8 +53,15 @@ class ScopeRunEngine(RunEngine):
 
         return run
 
+    async def _require_good_run(self, msg: Msg) -> bool:
+        """``Msg("require_good_run")``: raises `RecordingError` where the files of the run before are not good."""
+        if self._problem is not None:
+            raise RecordingError(self._problem)
+        return True
+
     async def emit(self, name: DocumentNames, doc: Any) -> None:
         if name == DocumentNames.start:
+            doc.update(doc.pop("of_step", {}))  # a step's own, in place of what the whole operation came with
             position = (doc.get("plan_args") or {}).get("position")
             self._recordings.start_run(
                 doc["uid"],
@@ -65,6 +76,7 @@ class ScopeRunEngine(RunEngine):
                 doc["dose"] = self._recordings.dose
             except Exception as error:  # the stop document must come, whatever goes wrong here
                 problem = f"files not closed: {type(error).__name__}: {error}"
+            self._problem = problem
             if problem is not None:
                 doc["exit_status"] = "fail"
                 doc["reason"] = "; ".join(filter(None, [doc.get("reason"), problem]))
@@ -83,10 +95,12 @@ class Session:
     operations: Operations
     reconnection: Reconnection
     rounds: RoundsWait
+    first: First
 
     def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
         """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
         meta = meta_of(plan_info)
+        self.first.sample_id = meta.get("sample_id")
         name, kwargs = plan_info["name"], plan_info.get("kwargs") or {}
         metadata: dict[str, Any] = {
             "op_key": meta.get("op_key"),
@@ -150,6 +164,8 @@ def open_session() -> Session:
     rounds = RoundsWait(Space(scope, layout, ours), Waits(layout))
     run_engine.register_command("disk_hold", rounds.look)
     run_engine.register_command("disk_hold_over", rounds.over)
+    first = First(scope, layout, hardware, ours)
+    run_engine.register_command("check_first", first.look)
     return Session(
         scope=scope,
         layout=layout,
@@ -161,4 +177,5 @@ def open_session() -> Session:
         operations=Operations(ledger, bell(layout)),
         reconnection=Reconnection(hardware, devices),
         rounds=rounds,
+        first=first,
     )

@@ -47,6 +47,13 @@ GOOD: dict[str, dict[str, Any]] = {
         "interval_s": 30.0,
         "rounds": 960,
     },
+    "protocol": {
+        "steps": [
+            {"plan": "move_xy", "kwargs": {"x_um": 5.0, "y_um": 6.0}},
+            {"plan": "z_stack", "kwargs": {"range_um": 10, "step_um": 0.5}},
+            {"plan": "read_state"},
+        ]
+    },
 }
 
 
@@ -95,6 +102,16 @@ def test_good_parameters_pass(name: str) -> None:
         ("snap", {"focus": "sweep"}, "focus", "lock"),
         ("snap", {"on_focus_fail": "hope"}, "on_focus_fail", "skip"),
         ("z_stack", {"range_um": 4, "step_um": 2, "order": "zcc"}, "order", "zc"),
+        ("protocol", {"steps": []}, "steps", "1"),
+        ("protocol", {"steps": [{"plan": "read_state"}] * 51}, "steps", "50"),
+        ("protocol", {"steps": [{"plan": "home", "kwargs": {"axis": "z"}}]}, "steps.0", "read_state"),
+        ("protocol", {"steps": [{"plan": "protocol", "kwargs": {"steps": []}}]}, "steps.0", "read_state"),
+        (
+            "protocol",
+            {"steps": [{"plan": "read_state"}, {"plan": "move_z", "kwargs": {"z_um": 300.0}}]},
+            "steps.1.move_z.kwargs.z_um",
+            "250",
+        ),
         ("time_lapse", {**LAPSE, "rounds": 0}, "rounds", "1"),
         ("time_lapse", {**LAPSE, "interval_s": -1.0}, "interval_s", "0"),
         ("time_lapse", {**LAPSE, "do": {"plan": "home", "kwargs": {"axis": "z"}}}, "do", "snap"),
@@ -176,7 +193,8 @@ def test_agents_neither_home_nor_mark_positions() -> None:
         existing_devices={},
         user_group_permissions={"user_groups": permissions},
     )
-    assert set(TEMPLATES) - set(allowed["agent"]) == {"home", "mark_position"}
+    alone = {name for name, template in TEMPLATES.items() if template.people_only}
+    assert set(TEMPLATES) - set(allowed["agent"]) == alone >= {"home", "mark_position"}
     for group in ("operator", "primary", "admin"):
         assert set(TEMPLATES) == set(allowed[group])
 
