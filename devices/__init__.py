@@ -103,7 +103,10 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
 
 def added_devices(scope: Scope) -> list[str]:
     """Names of the devices that packages add (entry points ``queuescope.devices``); `AdditionError` as for `build_devices`."""
-    return [addition.name for addition in additions(DEVICES, _taken(scope))]
+    found = additions(DEVICES, _taken(scope))
+    for addition in found:
+        addition.load()  # a broken one shows now, not when the environment opens
+    return [addition.name for addition in found]
 
 
 def _taken(scope: Scope) -> set[str]:

@@ -28,6 +28,16 @@ class Addition:
     """For people: group, name, what it points at, and whose it is."""
     _point: EntryPoint
 
+    def load(self) -> Callable[..., Any]:
+        """What the entry point names; `AdditionError` where it can't be imported or called."""
+        try:
+            make = self._point.load()
+        except Exception as error:
+            raise self.wrong(f"{type(error).__name__}: {error}") from error
+        if not callable(make):
+            raise self.wrong(f"it names {make!r}, which can't be called")
+        return make  # type: ignore[no-any-return]
+
     def make(self, *arguments: Any) -> Any:
         """What it makes of these arguments.
 
@@ -36,8 +46,8 @@ class Addition:
         AdditionError
             Whatever goes wrong, naming the entry point.
         """
+        make = self.load()
         try:
-            make: Callable[..., Any] = self._point.load()
             made = make(*arguments)
         except Exception as error:
             raise self.wrong(f"{type(error).__name__}: {error}") from error

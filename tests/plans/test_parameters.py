@@ -1,6 +1,7 @@
 """Strict, bounded parameters: what is refused names the field, the value and the limit."""
 
 import math
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from queuescope.config import load_scope
 from queuescope.plans import ParameterError, PlanContext, templates
+from queuescope.startup.__main__ import permissions
 
 SCOPE = load_scope("demo-dispim", environ={})
 TEMPLATES = templates(SCOPE)
@@ -197,6 +199,15 @@ def test_agents_neither_home_nor_mark_positions() -> None:
     assert set(TEMPLATES) - set(allowed["agent"]) == alone >= {"home", "mark_position"}
     for group in ("operator", "primary", "admin"):
         assert set(TEMPLATES) == set(allowed[group])
+
+
+def test_a_package_s_plan_that_is_people_s_alone_is_refused_to_agents_too() -> None:
+    """Issue 5, item 10: queueserver's groups are written from what the templates say."""
+    assert yaml.safe_load(permissions(TEMPLATES)) == yaml.safe_load(
+        files("queuescope.startup").joinpath("user_group_permissions.yaml").read_text()
+    )
+    groups = yaml.safe_load(permissions({**TEMPLATES, "burn": replace(TEMPLATES["snap"], people_only=True)}))
+    assert groups["user_groups"]["agent"]["forbidden_plans"] == [":^home$", ":^mark_position$", ":^burn$"]
 
 
 def test_in_software_time_the_sheet_has_no_width() -> None:
