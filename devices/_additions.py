@@ -36,7 +36,8 @@ class Addition:
             raise self.wrong(f"{type(error).__name__}: {error}") from error
         if not callable(make):
             raise self.wrong(f"it names {make!r}, which can't be called")
-        return make  # type: ignore[no-any-return]
+        found: Callable[..., Any] = make
+        return found
 
     def make(self, *arguments: Any) -> Any:
         """What it makes of these arguments.

@@ -18,7 +18,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
     faults: Annotated[int | None, typer.Option("--faults", min=1, help="bench faults: how many.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="bench faults: draw those of this seed again.")
+        int | None, typer.Option("--seed", min=0, help="bench faults, refusals: draw those of this seed again.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -26,8 +26,10 @@ def bench(
     if name not in names():
         fail(f"no benchmark {name!r}: there are {', '.join(names())}")
     options = {key: value for key, value in (("faults", faults), ("seed", seed)) if value is not None}
-    if options and name != "faults":
-        fail(f"--{next(iter(options))} belongs to 'bench faults', not to {name!r}")
+    belong = {"faults": {"faults", "seed"}, "refusals": {"seed"}}
+    if foreign := set(options) - belong.get(name, set()):
+        owners = " and ".join(f"'bench {owner}'" for owner, theirs in belong.items() if foreign <= theirs)
+        fail(f"--{min(foreign)} belongs to {owners}, not to {name!r}")
     result = result_of(name, quick, lambda line: say.print(line, markup=False, soft_wrap=True), **options)
     table = Table("case", "metric", "median", "min", "max", "n", box=None, pad_edge=False)
     for row in result.rows:

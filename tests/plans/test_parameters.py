@@ -84,6 +84,7 @@ def test_good_parameters_pass(name: str) -> None:
         ("move_xy", {"x_um": 984.0, "y_um": 0.0}, "x_um", "983"),
         ("move_xy", {"x_um": 0.0}, "y_um", "required"),
         ("move_z", {"z_um": -50.5}, "z_um", "-50"),
+        ("move_z", {"z_um": 0.0, "": 1}, "", "not permitted"),
         ("home", {"axis": "xy.x"}, "axis", "piezo_a"),
         ("set_light", {"light": "l488", "on": True, "power_pct": 6.5}, "power_pct", "[0.0, 6.0]"),
         ("set_light", {"light": "l488", "on": False, "power_pct": 1.0}, "power_pct", "leave it out"),
