@@ -60,6 +60,7 @@ class Layout:
     info_socket = property(lambda self: self.sockets / "info.sock")
     live_socket = property(lambda self: self.sockets / "live.sock")
     valkey_socket = property(lambda self: self.sockets / "valkey.sock")
+    check_socket = property(lambda self: self.sockets / "check.sock")
 
     def create(self) -> None:
         """Make the folders, private ones with mode 0700.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import Scope
+from ..config import RESERVED, Scope
 from ..hardware import Hardware
 from ..layout import Layout
+from ._additions import DEVICES, PLANS, AdditionError, additions
 from ._autofocus import AutofocusDevice
 from ._axes import AxisPair, AxisPositioner, check_axis
 from ._camera import CameraDetector, CameraPlan, in_series, of_image
@@ -22,6 +23,8 @@ from ._settings import ChannelSelector, LabelledState, LightGate, PropertyValue
 from ._temperature import TemperatureValue
 
 __all__ = [
+    "PLANS",
+    "AdditionError",
     "AutofocusDevice",
     "AxisPair",
     "AxisPositioner",
@@ -42,6 +45,8 @@ __all__ = [
     "Reconnection",
     "RunRecordings",
     "TemperatureValue",
+    "added_devices",
+    "additions",
     "build_devices",
     "check_axis",
     "in_series",
@@ -53,7 +58,12 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
     """All devices of a microscope by name, and what closes the files of a run.
 
     Besides the scope's devices and lights: ``lights_off``; ``channel`` (where the scope has channels); ``volume``, ``burst``
-    and ``live_view`` (where it has cameras).
+    and ``live_view`` (where it has cameras); what packages add (`added_devices`).
+
+    Raises
+    ------
+    AdditionError
+        Where a package's device can't be made.
     """
     recordings = RunRecordings(scope, layout, hardware)
     axes, events = scope.axes(), HardwareEvents(hardware)
@@ -91,4 +101,19 @@ def build_devices(scope: Scope, layout: Layout, hardware: Hardware) -> tuple[dic
         devices["live_view"] = LiveView(
             name="live_view", hardware=hardware, recordings=recordings, address=layout.live_socket
         )
+    for addition in additions(DEVICES, _taken(scope)):
+        if (device := addition.make(scope, hardware)) is not None:
+            devices[addition.name] = device
     return devices, recordings
+
+
+def added_devices(scope: Scope) -> list[str]:
+    """Names of the devices that packages add (entry points ``queuescope.devices``); `AdditionError` as for `build_devices`."""
+    found = additions(DEVICES, _taken(scope))
+    for addition in found:
+        addition.load()  # a broken one shows now, not when the environment opens
+    return [addition.name for addition in found]
+
+
+def _taken(scope: Scope) -> set[str]:
+    return {*scope.devices, *scope.lights, *RESERVED}

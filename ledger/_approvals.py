@@ -14,6 +14,8 @@ from ..config import Agents
 from ._items import meta_of
 from ._ledger import Ledger
 
+NO_KIND = frozenset(("protocol",))
+"""Plans that may hold any other: that one was approved says nothing of the next (`first_of_kind`)."""
 READS_ONLY = frozenset(("read_state",))
 """Plans that move nothing and need no light: nobody asks a person for them."""
 
@@ -98,7 +100,9 @@ class Approvals:
             return [_approval(row) for row in rows]
 
     def kind_approved(self, approval: Approval) -> bool:
-        """Whether the same plan was approved before, for the same group and sample."""
+        """Whether the same plan was approved before, for the same group and sample; never so for `NO_KIND`."""
+        if approval.plan in NO_KIND:
+            return False
         with self._ledger.connect() as connection:
             row = connection.execute(
                 "SELECT 1 FROM approvals WHERE user_group = ? AND plan = ? AND sample_id IS ? AND state = 'approved' LIMIT 1",

@@ -6,20 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..config import Scope
+from ..config import RESERVED, Scope
+from ..devices import PLANS, added_devices, additions
 from ..layout import Layout
 from ._adaptive import adaptive_time_lapse
 from ._burst import burst
+from ._channels import channel_names
 from ._decision import Asked, Decided, decide
-from ._dry_run import Circumstances, DryRun, check
+from ._dry_run import Circumstances, DryRun, check, go_through
 from ._edge import edge_search
 from ._embryos import multi_embryo_round
 from ._imaging import snap
 from ._live import live
 from ._movement import home, move_axis, move_xy, move_z
-from ._parameters import ParameterError, Problem
+from ._parameters import ParameterError, Parameters, Problem, choice, count, number
 from ._places import multi_position
 from ._positions import Positions
+from ._protocol import protocol
+from ._reading import observe
 from ._restoring import restoring
 from ._rounds import time_lapse
 from ._space import wait_for_space
@@ -45,6 +49,7 @@ __all__ = [
     "DryRun",
     "Estimate",
     "ParameterError",
+    "Parameters",
     "PlanContext",
     "Positions",
     "Problem",
@@ -52,7 +57,12 @@ __all__ = [
     "build_plans",
     "channel_names",
     "check",
+    "choice",
+    "count",
     "decide",
+    "go_through",
+    "number",
+    "observe",
     "restoring",
     "templates",
     "wait_for_space",
@@ -94,20 +104,41 @@ def templates(scope: Scope, layout: Layout | None = None) -> dict[str, Template]
 
     What it has no devices for is left out: no `acquire_volume` without light-sheet views. ``layout``: the data directory, which
     has the positions that people marked; None: that of this process.
+
+    Raises
+    ------
+    AdditionError
+        Where a package's entry point can't be used.
     """
     made = {template.name: template for make in _TEMPLATES if (template := make(scope)) is not None}
     for repeat in _REPEATING:
         if (template := repeat(scope, made)) is not None:
             made[template.name] = template
+    made |= _added(scope, made)
+    if (several := protocol(scope, made)) is not None:  # of everything above
+        made[several.name] = several
     positions = Positions(scope, layout or Layout())
     return {name: replace(template, positions=positions) for name, template in made.items()}
 
 
-def channel_names(parameters: Any) -> list[str]:
-    """The channels that a plan with these parameters takes frames in, also through what it repeats (``do``)."""
-    while (do := getattr(parameters, "do", None)) is not None:
-        parameters = do.kwargs
-    return [channel.name for channel in getattr(parameters, "channels", None) or []]
+def _added(scope: Scope, made: Mapping[str, Template]) -> dict[str, Template]:
+    """Of the entry points ``queuescope.plans``; `AdditionError` for one that can't be used."""
+    ours = {"protocol", "RE", "scope_state", "scope_arm", "scope_rearm", "scope_call"}
+    taken = {*made, *ours, *scope.devices, *scope.lights, *RESERVED, *added_devices(scope)}
+    found: dict[str, Template] = {}
+    for addition in additions(PLANS, taken):
+        template = addition.make(scope)
+        if template is None:
+            continue
+        if not isinstance(template, Template):
+            raise addition.wrong(f"it gave {template!r}, not a queuescope.plans.Template")
+        try:
+            template.check(template.example)
+            template.plan(PlanContext(scope, {}))
+        except Exception as error:
+            raise addition.wrong(f"{type(error).__name__}: {error}") from error
+        found[addition.name] = template
+    return found
 
 
 def build_plans(

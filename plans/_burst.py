@@ -10,7 +10,7 @@ from ..config import Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import BurstProgram, BurstView
 from ._acquisition import Flown, channels_of, frame_settings, one_run
-from ._imaging import common_fields
+from ._imaging import common_fields, example_channel
 from ._parameters import MAX_FRAMES, Parameters, choice, count, number
 from ._template import Estimate, PlanBody, PlanContext, Template
 
@@ -69,7 +69,7 @@ def burst(scope: Scope) -> Template | None:
         """
         return (yield from one_run(Burst(parameters, context)))
 
-    return Template("burst", model, body, _estimate, acquire=Burst)
+    return Template("burst", model, body, _estimate, acquire=Burst, example={"frames": 5, **example_channel(scope)})
 
 
 class Burst(Flown):

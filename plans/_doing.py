@@ -26,6 +26,11 @@ class Do:
         acquisition: Acquisition = acquire(do.kwargs, context, **more)
         return acquisition
 
+    def example(self) -> dict[str, Any]:
+        """The first of them as its own example has it."""
+        name, template = next(iter(self.templates.items()))
+        return {"plan": name, "kwargs": dict(template.example)}
+
     def estimate(self, do: Any, scope: Scope) -> Estimate:
         return self.templates[do.plan].estimate(do.kwargs, scope)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from bluesky import Msg
 
 from ..config import Axis, Scope
-from ..devices import Geometry, ProgramPlan
-from ..hardware import BurstProgram, Envelope, HardwareError, LimitError, VolumeProgram
+from ..devices import CameraPlan, Geometry, ProgramPlan, added_devices, in_series
+from ..hardware import BurstProgram, CameraState, Envelope, HardwareError, LimitError, VolumeProgram
 from ..layout import Layout
+from ._acquisition import cameras_of
 from ._parameters import ParameterError, Problem
 from ._template import PlanContext, Template
 
@@ -28,8 +31,8 @@ class Circumstances:
     """Name of the one in place; None: unknown, so the narrowest limits of all count."""
     dose_left: Mapping[str, float] = field(default_factory=dict)
     """By light, in % × s, where the open sample has a budget."""
-    bytes_of: Callable[[Mapping[str, int]], int] | None = None
-    """Bytes of so many frames, by dataset."""
+    cameras: Mapping[str, CameraState] = field(default_factory=dict)
+    """How each camera is set: with it, how large a frame is, and how far apart tiles lie."""
     free_bytes: int | None = None
     """Room on the disk, less what must stay free."""
     layout: Layout = field(default_factory=Layout)
@@ -45,47 +48,59 @@ class DryRun:
     frames: dict[str, int] = field(default_factory=dict)
     """By dataset."""
     bytes: int | None = None
-    """None where nobody said how large a frame is."""
+    """None where nobody said how large a frame of each camera is."""
     moves: int = 0
     """Targets of axes, all of them checked; of a time-lapse's rounds, which are alike, the first."""
 
 
 def check(template: Template, kwargs: Mapping[str, Any], scope: Scope, circumstances: Circumstances) -> DryRun:
     """Whether a plan would be allowed: parameters, every move against limits and collision rules, light against the budget,
-    frames against the disk. It moves nothing and asks no device; what only devices know (filters' labels, a camera's chip, and
-    with it how far apart tiles lie) isn't checked.
+    frames against the disk. It moves nothing and asks no device; what only devices know (filters' labels, the size of a chip)
+    isn't checked.
 
     Raises
     ------
     ValueError
         Where the position of an axis isn't given.
     """
-    missing = sorted(set(scope.axes()) - set(circumstances.positions))
-    if missing:
-        raise ValueError(f"positions of {missing} are missing: read them first, a made-up one would prove nothing")
     try:
         parameters = template.check(kwargs)
     except ParameterError as error:
         return DryRun(False, error.problems)
+    return go_through(template, parameters, scope, circumstances)
+
+
+def go_through(template: Template, parameters: Any, scope: Scope, circumstances: Circumstances) -> DryRun:
+    """`check` of parameters that the template has validated."""
+    missing = sorted(set(scope.axes()) - set(circumstances.positions))
+    if missing:
+        raise ValueError(f"positions of {missing} are missing: read them first, a made-up one would prove nothing")
     found = template.estimate(parameters, scope)
     problems = [
         Problem("dose", f"{light} would give {dose:g} % × s, the sample has {left:g} left", dose, left)
         for light, dose in found.dose.items()
         if (left := circumstances.dose_left.get(light)) is not None and dose > left
     ]
-    size = None if circumstances.bytes_of is None else circumstances.bytes_of(found.frames)
-    if size is not None and circumstances.free_bytes is not None and size > circumstances.free_bytes:
-        free = circumstances.free_bytes
-        problems.append(Problem("frames", f"{size / 1e9:.2f} GB don't fit, {free / 1e9:.2f} GB are free", size, free))
-    if "rounds" in type(parameters).model_fields:  # they are alike
-        parameters = parameters.model_copy(update={"rounds": 1})
     stand = _Stand(scope, circumstances)
+    context = PlanContext(scope, stand.devices, circumstances.layout, dry=True)
     try:
-        stand.go_through(template.body(parameters, PlanContext(scope, stand.devices, circumstances.layout, dry=True)))
+        stand.go_through(template.body(_once(parameters), context))
     except HardwareError as error:
         fields = error.fields
         problems.append(Problem(str(fields.get("thing", "plan")), str(error), fields.get("value"), fields.get("limit")))
+    size, free = stand.bytes_of(found.frames), circumstances.free_bytes
+    if size is not None and free is not None and size > free:
+        problems.append(Problem("frames", f"{size / 1e9:.2f} GB don't fit, {free / 1e9:.2f} GB are free", size, free))
     return DryRun(not problems, problems, found.seconds, dict(found.dose), dict(found.frames), size, stand.moves)
+
+
+def _once(parameters: Any) -> Any:
+    """With one round: they are alike. Of every step, where it has steps."""
+    fields = type(parameters).model_fields
+    if "steps" in fields and isinstance(parameters.steps, list):
+        steps = [step.model_copy(update={"kwargs": _once(step.kwargs)}) for step in parameters.steps]
+        return parameters.model_copy(update={"steps": steps})
+    return parameters.model_copy(update={"rounds": 1}) if "rounds" in fields else parameters
 
 
 class _Part:
@@ -100,10 +115,6 @@ class _Part:
         self.dose: dict[str, float] = {}
         self.frames = 0
         self.parent = None
-
-    @property
-    def geometry(self) -> _Part:
-        return _Part(f"{self.name}_geometry")
 
     def another(self, series: str, position: str | None = None) -> _Part:
         return _Part(f"{self.name}_{series}")
@@ -165,6 +176,50 @@ class _LightPart(_Part):
         return super().read() | {f"{self.name}_power_pct": {"value": 0.0, "timestamp": 0.0}}
 
 
+class _GeometryPart(_Part):
+    """A camera's ROI and binning, as they are and as a plan sets them."""
+
+    def __init__(self, camera: str, state: CameraState | None) -> None:
+        super().__init__(f"{camera}_geometry")
+        self._state, self._binning, self._roi = state, 1, (0, 0, 0, 0)
+        self._field_um = (0.0, 0.0)  # where no camera says how large a frame is, tiles stay in the middle
+        if state is not None:
+            self._binning, self._roi = state.binning, state.roi
+            self._field_um = (state.width * state.pixel_um, state.height * state.pixel_um)
+
+    def change(self, asked: Geometry) -> None:
+        if asked.binning is not None:
+            self._binning = asked.binning
+        if asked.roi is not None:
+            self._roi = asked.roi
+
+    def locate(self) -> dict[str, Geometry]:
+        here = Geometry(self._binning, self._roi)
+        return {"setpoint": here, "readback": Geometry(self._binning, self._roi, self._field_um)}
+
+    @property
+    def frame_bytes(self) -> int | None:
+        """Of one frame as it is set now; None where nobody said how the camera is."""
+        state = self._state
+        if state is None:
+            return None
+        shape = (state.height, state.width)
+        if (self._binning, self._roi) != (state.binning, state.roi):
+            shape = (self._roi[3] // self._binning, self._roi[2] // self._binning)
+        return math.prod(shape) * np.dtype(state.dtype).itemsize
+
+
+class _CameraPart(_Part):
+    """``cameras``: those that expose."""
+
+    def __init__(self, name: str, cameras: tuple[str, ...], geometry: _GeometryPart | None, series: str = "") -> None:
+        super().__init__(name)
+        self.cameras, self.geometry, self.series = cameras, geometry, series
+
+    def another(self, series: str, position: str | None = None) -> _CameraPart:
+        return _CameraPart(self.name, self.cameras, self.geometry, series)
+
+
 class _Stand:
     """A microscope of the scope file's rules alone."""
 
@@ -175,6 +230,11 @@ class _Stand:
         self._anchor: Mapping[str, float] | None = None
         self._turrets = set(scope.of_kind("objective"))
         axes = {name: _AxisPart(axis, self.here) for name, axis in scope.axes().items()}
+        self._geometries = {
+            name: _GeometryPart(name, circumstances.cameras.get(name)) for name in scope.of_kind("camera")
+        }
+        self._sizes: dict[str, int | None] = {}
+        """Bytes of a frame, by dataset."""
         self.devices: dict[str, Any] = {}
         for name, device in scope.devices.items():
             match device.kind:
@@ -182,10 +242,15 @@ class _Stand:
                     self.devices[name] = axes[name]
                 case "xy_stage" | "galvo":
                     self.devices[name] = _PairPart(name, axes[f"{name}.x"], axes[f"{name}.y"])
+                case "camera" | "multi_camera":
+                    self.devices[name] = _CameraPart(name, cameras_of(scope, name), self._geometries.get(name))
                 case _:
                     self.devices[name] = _Part(name)
         self.devices |= {name: _LightPart(name, False) for name in scope.lights}
-        self.devices |= {name: _Part(name) for name in ("volume", "burst", "channel", "lights_off", "live_view")}
+        self.devices |= {
+            name: _Part(name)
+            for name in ("volume", "burst", "channel", "lights_off", "live_view", *added_devices(scope))
+        }
 
     def go_through(self, plan: Any) -> None:
         """
@@ -214,19 +279,41 @@ class _Stand:
             case "read":
                 return msg.obj.read()
             case "locate":
-                whole = Geometry(1, None, (0.0, 0.0))  # no device says how large a frame is: tiles stay in the middle
-                return {"setpoint": Geometry(1), "readback": whole}
+                return msg.obj.locate()
             case "set":
                 self._set(msg.obj, msg.args[0])
             case "prepare":
                 value = msg.args[0]
+                self._sizes |= self._sizes_of(msg.obj, value)
                 program = value.program if isinstance(value, ProgramPlan) else value
                 if isinstance(program, VolumeProgram | BurstProgram):
                     self._program(program)
         return None
 
+    def bytes_of(self, frames: Mapping[str, int]) -> int | None:
+        """Bytes of so many frames, by dataset, as large as the plan set them."""
+        total = 0
+        for dataset, count in frames.items():
+            named = [name for name in self._geometries if dataset == name or dataset.startswith(f"{name}_")]
+            size = self._sizes.get(dataset)
+            if size is None and named:  # the plan didn't come so far
+                size = self._geometries[max(named, key=len)].frame_bytes
+            if size is None:
+                return None
+            total += count * size
+        return total
+
+    def _sizes_of(self, part: _Part, plan: Any) -> dict[str, int | None]:
+        if isinstance(plan, ProgramPlan):
+            return {dataset.name: self._geometries[dataset.camera].frame_bytes for dataset in plan.datasets}
+        if isinstance(plan, CameraPlan) and isinstance(part, _CameraPart):
+            return {in_series(name, part.series): self._geometries[name].frame_bytes for name in part.cameras}
+        return {}
+
     def _set(self, part: _Part, value: Any) -> None:
         part.check_value(value)
+        if isinstance(part, _GeometryPart):
+            part.change(value)
         if part.name in self._turrets:
             self._envelope.check_turn(self.here, value)
             self._objective = self._envelope.objective_of(value)

@@ -56,6 +56,12 @@ def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]
     }
 
 
+def example_channel(scope: Scope) -> dict[str, Any]:
+    """``channels`` of an example: the first one, with its stored exposure and power."""
+    first = next(iter(scope.channels), None)
+    return {} if first is None else {"channels": [{"name": first}]}
+
+
 def camera_choices(scope: Scope) -> list[str]:
     """What takes a frame: cameras first, then those that expose together."""
     return [*scope.of_kind("camera"), *scope.of_kind("multi_camera")]
@@ -109,4 +115,4 @@ def snap(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), parameters.n, parameters.n)
 
-    return Template("snap", model, body, estimate, acquire=Snap)
+    return Template("snap", model, body, estimate, acquire=Snap, example={"n": 2, **example_channel(scope)})

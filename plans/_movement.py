@@ -86,7 +86,13 @@ def move_axis(scope: Scope) -> Template | None:
             "after": after[positioner.name],
         }
 
-    return Template("move_axis", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+    return Template(
+        "move_axis",
+        model,
+        body,
+        lambda _parameters, _scope: Estimate(seconds=MOVE_S),
+        example={"axis": next(iter(axes)), "by": 0.0},
+    )
 
 
 def move_xy(scope: Scope) -> Template | None:
@@ -118,7 +124,8 @@ def move_xy(scope: Scope) -> Template | None:
             "after": {um: after[name] for um, name in names.items()},
         }
 
-    return Template("move_xy", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+    example = {"x_um": nearest(0.0, axes[x].limits), "y_um": nearest(0.0, axes[y].limits)}
+    return Template("move_xy", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S), example=example)
 
 
 def move_z(scope: Scope) -> Template | None:
@@ -139,7 +146,13 @@ def move_z(scope: Scope) -> Template | None:
         run_uid, before, after = yield from move_run(context.devices[z], parameters.z_um)
         return {"run_uid": run_uid, "before": before[z], "target": parameters.z_um, "after": after[z]}
 
-    return Template("move_z", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+    return Template(
+        "move_z",
+        model,
+        body,
+        lambda _parameters, _scope: Estimate(seconds=MOVE_S),
+        example={"z_um": nearest(0.0, scope.axes()[z].limits)},
+    )
 
 
 def home(scope: Scope) -> Template | None:
@@ -160,7 +173,19 @@ def home(scope: Scope) -> Template | None:
         run_uid, before, after = yield from move_run(device_of(context, axis), homes[axis])
         return {"run_uid": run_uid, "axis": axis, "before": before[axis], "target": homes[axis], "after": after[axis]}
 
-    return Template("home", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+    return Template(
+        "home",
+        model,
+        body,
+        lambda _parameters, _scope: Estimate(seconds=MOVE_S),
+        example={"axis": next(iter(homes))},
+        people_only=True,
+    )
+
+
+def nearest(wanted: float, limits: tuple[float, float]) -> float:
+    """The allowed value that is nearest to the one wanted."""
+    return min(max(wanted, limits[0]), limits[1])
 
 
 def retract(context: PlanContext) -> PlanBody:

@@ -84,7 +84,7 @@ def _problem(error: Any) -> Problem:
     if isinstance(value, float) and not math.isfinite(value):
         value = str(value)
     loc = ".".join(str(part) for part in error["loc"])
-    if not loc:  # a check over several parameters: its text begins with the name of the one to change
+    if not error["loc"]:  # a check over several parameters: its text begins with the name of the one to change
         loc, _, message = message.partition(": ")
         value = value.get(loc) if isinstance(value, dict) else value
     return Problem(loc, message, value, limit)

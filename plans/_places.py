@@ -13,7 +13,7 @@ from ..config import Scope
 from ..devices import Geometry
 from ._acquisition import Acquisition, go_to, one_run
 from ._doing import Do, do_field
-from ._movement import MOVE_S
+from ._movement import MOVE_S, nearest
 from ._parameters import Parameters, number, place_field
 from ._reading import value
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -203,4 +203,6 @@ def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | Non
             dose={light: dose * places for light, dose in one.dose.items()},
         )
 
-    return Template("multi_position", model, body, estimate, acquire=acquire)
+    place_there = {"x_um": nearest(0.0, scope.axes()[x].limits), "y_um": nearest(0.0, scope.axes()[y].limits)}
+    example = {"positions": [place_there], "do": do.example()}
+    return Template("multi_position", model, body, estimate, acquire=acquire, example=example)

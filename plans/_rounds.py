@@ -178,4 +178,4 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return all_rounds(do.estimate(parameters.do, scope), parameters.rounds, parameters.interval_s)
 
-    return Template("time_lapse", model, body, estimate)
+    return Template("time_lapse", model, body, estimate, example={"do": do.example(), "interval_s": 1.0, "rounds": 2})

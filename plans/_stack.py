@@ -12,7 +12,7 @@ from ..config import Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView
 from ._acquisition import Acquisition, Flown, Stepped, cameras_of, channels_of, frame_settings, one_run
-from ._imaging import camera_choices, common_fields, imaging_estimate
+from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
 from ._movement import device_of
 from ._parameters import MAX_FRAMES, Parameters, choice, number
 from ._reading import value
@@ -157,4 +157,11 @@ def z_stack(scope: Scope) -> Template | None:
         slices = stack_slices(parameters.range_um, parameters.step_um)
         return imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), slices, slices)
 
-    return Template("z_stack", model, body, estimate, acquire=stack_of)
+    return Template(
+        "z_stack",
+        model,
+        body,
+        estimate,
+        acquire=stack_of,
+        example={"range_um": 4.0, "step_um": 1.0, **example_channel(scope)},
+    )

@@ -12,7 +12,7 @@ from pydantic import Field, create_model, model_validator
 
 from ..config import NAME, Position, Scope
 from ..hardware import DeviceError, HardwareError
-from ._movement import MOVE_S, retract
+from ._movement import MOVE_S, nearest, retract
 from ._parameters import Parameters, choice, number
 from ._reading import observe
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -117,7 +117,7 @@ def set_light(scope: Scope) -> Template | None:
         power = lowest if parameters.power_pct is None else parameters.power_pct
         return Estimate(seconds=0.5 + parameters.max_s, dose={parameters.light: power * parameters.max_s})
 
-    return Template("set_light", model, body, estimate)
+    return Template("set_light", model, body, estimate, example={"light": next(iter(lights)), "on": True, "max_s": 0.1})
 
 
 def set_objective(scope: Scope) -> Template | None:
@@ -148,7 +148,7 @@ def set_objective(scope: Scope) -> Template | None:
     def estimate(_: Any, scope: Scope) -> Estimate:
         return Estimate(seconds=MOVE_S * (1 + len(scope.safety.retract_first)))
 
-    return Template("set_objective", model, body, estimate)
+    return Template("set_objective", model, body, estimate, example={"name": next(iter(scope.objectives))})
 
 
 def check_target(scope: Scope, name: str, target_c: float) -> None:
@@ -208,7 +208,9 @@ def set_temperature(scope: Scope) -> Template | None:
         longest = device.timeout_s if parameters.timeout_s is None else parameters.timeout_s
         return Estimate(seconds=max(device.stable_s, min(60.0, longest)) if parameters.wait else 0.5)
 
-    return Template("set_temperature", model, body, estimate)
+    first = next(iter(settable.values()))
+    example = {"target_c": nearest(30.0, first.limits), "wait": False}
+    return Template("set_temperature", model, body, estimate, example=example)
 
 
 def autofocus(scope: Scope) -> Template | None:
@@ -237,7 +239,9 @@ def autofocus(scope: Scope) -> Template | None:
         yield from bps.close_run()
         return {"run_uid": run_uid, "before": before[axis], "after": after[axis], "locked": after[name]}
 
-    return Template("autofocus", model, body, lambda _parameters, _scope: Estimate(seconds=2.0))
+    return Template(
+        "autofocus", model, body, lambda _parameters, _scope: Estimate(seconds=2.0), example={"mode": "once"}
+    )
 
 
 def _release_focus(context: PlanContext) -> PlanBody:
@@ -285,7 +289,14 @@ def mark_position(scope: Scope) -> Template | None:
             "before": None if before is None else before.model_dump(),
         }
 
-    return Template("mark_position", model, body, lambda _parameters, _scope: Estimate(seconds=0.5))
+    return Template(
+        "mark_position",
+        model,
+        body,
+        lambda _parameters, _scope: Estimate(seconds=0.5),
+        example={"name": "embryo_1"},
+        people_only=True,
+    )
 
 
 def shutdown_safe(scope: Scope) -> Template:

@@ -53,6 +53,10 @@ class Template:
     """For templates that take images: the `Acquisition` of parameters and context, which other templates repeat."""
     positions: Positions | None = None
     """Whose names a parameter `position` may have; None: those of the scope file alone."""
+    example: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that do something small and harmless on any microscope that has the template."""
+    people_only: bool = False
+    """Refused to agents, and no step of a `protocol`."""
 
     @property
     def doc(self) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
 from ._acquisition import Stepped, cameras_of, one_run
-from ._imaging import camera_choices, common_fields, imaging_estimate
+from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
 from ._movement import MOVE_S
 from ._parameters import Parameters, choice, count, number, place_field
 from ._reading import answer, value
@@ -142,7 +142,14 @@ def tile_scan(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return _tiles_estimate(parameters, scope, parameters.rows * parameters.columns)
 
-    return Template("tile_scan", model, body, estimate, acquire=TileScan)
+    return Template(
+        "tile_scan",
+        model,
+        body,
+        estimate,
+        acquire=TileScan,
+        example={"rows": 1, "columns": 2, **example_channel(scope)},
+    )
 
 
 def overview(scope: Scope) -> Template | None:
@@ -210,4 +217,5 @@ def overview(scope: Scope) -> Template | None:
         places = len(parameters.positions) if asked is None else asked.rows * asked.columns
         return _tiles_estimate(parameters, scope, places)
 
-    return Template("overview", model, body, estimate, acquire=Overview)
+    example = {"grid": {"rows": 1, "columns": 2, "step_x_um": 10.0, "step_y_um": 10.0}, **example_channel(scope)}
+    return Template("overview", model, body, estimate, acquire=Overview, example=example)

@@ -12,7 +12,7 @@ from ..config import Calibration, Galvo, Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView, slice_timing, volume_ms
 from ._acquisition import Flown, channels_of, frame_settings, one_run
-from ._imaging import common_fields, imaging_estimate
+from ._imaging import common_fields, example_channel, imaging_estimate
 from ._movement import device_of
 from ._parameters import Parameters, choice, count, number
 from ._reading import value
@@ -132,7 +132,8 @@ def acquire_volume(scope: Scope) -> Template | None:
         software = imaging_estimate(parameters, scope, cameras, parameters.slices)
         return by_controller(parameters, scope, cameras, software) if swept else software
 
-    return Template("acquire_volume", model, body, estimate, acquire=Volume)
+    example = {"slices": 3, **example_channel(scope)}
+    return Template("acquire_volume", model, body, estimate, acquire=Volume, example=example)
 
 
 ViewParts = tuple[str, str, str | None]

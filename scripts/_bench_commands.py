@@ -18,7 +18,8 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
     faults: Annotated[int | None, typer.Option("--faults", min=1, help="bench faults, bench kills: how many.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="bench faults, bench kills: draw those of this seed again.")
+        int | None,
+        typer.Option("--seed", min=0, help="bench faults, bench kills, bench refusals: draw those of this seed again."),
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option("--without", help="bench latency: leave out `stock` or `blueapi`.")
@@ -30,7 +31,7 @@ def bench(
         fail(f"no benchmark {name!r}: there are {', '.join(names())}")
     given: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("faults", ("faults", "kills"), faults),
-        ("seed", ("faults", "kills"), seed),
+        ("seed", ("faults", "kills", "refusals"), seed),
         ("without", ("latency",), without),
     )
     for option, whose, value in given:

@@ -105,6 +105,9 @@ def run(
     key: Annotated[
         str | None, typer.Option("--key", metavar="K", help="Operation key; made up where not given.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only go through it: say what it would do and what would stop it.")
+    ] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -114,6 +117,9 @@ def run(
     except ValueError as error:
         fail(str(error))
     rest = Rest.of(layout, running(layout))
+    if check:
+        _check(rest, plan, kwargs, as_json)
+        return
     began = time.monotonic()
     lock_key = layout.key("control") if read_control(layout).mode != "agents" else None
     operation = submit_and_follow(layout, plan, kwargs, key or _operation.new_key(), lock_key)
@@ -136,6 +142,26 @@ def run(
         say.print(f"[bold green]done before[/]: key {escape(operation.key)} has run, nothing moved")
     else:
         say.print(f"[bold green]completed[/] in {seconds:.1f} s")
+
+
+def _check(rest: Rest, plan: str, kwargs: dict[str, Any], as_json: bool) -> None:
+    try:
+        found = rest.post("/api/ops/check", {"plan": plan, "kwargs": kwargs})
+    except RestError as error:
+        fail(str(error))
+    if as_json:
+        print_json(found)
+    else:
+        frames = ", ".join(f"{count} of {name}" for name, count in found["frames"].items()) or "none"
+        size = "" if found["bytes"] is None else f", {found['bytes'] / 1e6:.1f} MB"
+        show.print(f"takes   about {found['seconds']:.1f} s")
+        show.print(f"frames  {frames}{size}")
+        show.print(f"light   {', '.join(f'{name} {dose:g} % × s' for name, dose in found['dose'].items()) or 'none'}")
+        show.print(f"moves   {found['moves']}, all checked")
+    if not found["ok"]:
+        fail(f"{plan} would be refused: " + "; ".join(problem["msg"] for problem in found["problems"]))
+    if not as_json:
+        say.print("[bold green]it may run[/]; nothing was queued")
 
 
 def submit_and_follow(

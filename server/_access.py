@@ -27,6 +27,7 @@ _TABLE = {
     "GET /api/server": READERS,
     "GET,HEAD /api/ops": READERS,
     "POST /api/ops": EDITORS,
+    "POST /api/ops/check": EDITORS,
     "GET,HEAD /api/ops/{key}": READERS,
     "POST /api/ops/{key}/cancel": EDITORS,  # an agent only its own: `_operating`
     "POST /api/ops/{key}/retry": EDITORS,

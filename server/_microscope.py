@@ -20,7 +20,13 @@ STATE_FUNCTION = "scope_state"
 
 
 async def scope_view(context: Context) -> ScopeView:
-    """Read the microscope.
+    """Read the microscope; raises as `read_hardware` does."""
+    state = await read_hardware(context)
+    return _view(context.scope, context.server_id(), state, read_control(context.layout))
+
+
+async def read_hardware(context: Context) -> HardwareState:
+    """Everything that the hardware says now, in both modes.
 
     Raises
     ------

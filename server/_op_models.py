@@ -37,6 +37,32 @@ class Again(_Part):
     """Which attempt this will be: sent twice it is made once."""
 
 
+class CheckProblem(_Part):
+    loc: list[str | int]
+    """Where it stands in the request; for a move, the axis after ``kwargs``."""
+    msg: str
+    value: Any = None
+    limit: Any = None
+
+
+class Check(_Part):
+    """What a plan would do, from where the microscope is now. Nothing was queued, nothing has moved."""
+
+    ok: bool
+    problems: list[CheckProblem]
+    """The first move that isn't allowed, and whatever else would stop it."""
+    seconds: float
+    """Estimated."""
+    dose: dict[str, float]
+    """By light, in % × s."""
+    frames: dict[str, int]
+    """By dataset."""
+    bytes: int | None
+    """Of all frames; null where a camera could not be asked how large they are."""
+    moves: int
+    """Targets of axes that were checked; of a time-lapse's rounds, which are alike, the first."""
+
+
 class OperationFailure(_Part):
     code: str
     """Stable; `docs/reference/rest.md` lists them."""

@@ -10,7 +10,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from ..ledger import State
 from ._context import current
 from ._guard import CALLER
-from ._op_models import Again, OperationPage, OperationView, Submit
+from ._op_models import Again, Check, OperationPage, OperationView, Submit
 from ._operating import Operating
 from ._routes import _problem
 from ._run_routes import router
@@ -75,6 +75,26 @@ async def post_operation(
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return view
+
+
+@router.post(
+    "/ops/check",
+    response_model=Check,
+    responses={
+        400: _problem("`invalid_body`"),
+        409: _problem("`released`"),
+        413: _problem("`too_large`"),
+        422: _problem("`not_finite`, `unknown_plan`"),
+        429: _problem("`rate_limited`, with `Retry-After`"),
+        503: _problem("`hardware_unreachable`, `checker_unreachable`"),
+    },
+)
+async def post_check(request: Request, now: Now, body: Submit) -> Check:
+    """Dry run of the same body: parameters, every move, light against the sample's budget, frames against the disk.
+
+    It needs no key, and answers while a plan runs: then from where that has brought the axes.
+    """
+    return await now.check(body, request.scope[CALLER].role)
 
 
 @router.head("/ops", include_in_schema=False)

@@ -26,13 +26,14 @@ from ..ledger import (
     bell,
     bell_socket,
 )
+from . import _checking
 from ._context import Context
 from ._control import agents_may
 from ._deciding import DecisionView, answer_decision, read_decision
 from ._dispatcher import Dispatcher
 from ._drift import Drift
 from ._items import KEY
-from ._op_models import OperationPage, OperationView, Submit
+from ._op_models import Check, OperationPage, OperationView, Submit
 from ._op_views import view_of_ended, views
 from ._problems import Problem
 from ._rate import Rate
@@ -72,9 +73,7 @@ class Operating:
         """
         key = _checked(key)
         self._rate.take(role)
-        size = len(json.dumps(asked.kwargs))
-        if size > MAX_BODY:
-            raise Problem("too_large", f"kwargs have {size} bytes, more than {MAX_BODY}: put large data into a file")
+        _refuse_large(asked)
         body = Body(asked.plan, asked.kwargs, (), asked.sample_id, asked.session_id)
         restore = None
         if await self._known(key) is None:
@@ -84,6 +83,12 @@ class Operating:
         operation, new = await _refusing(partial(self._operations.accept, key, body, asked.note, role, role, restore))
         self._drift.submitted(key, new)
         return await self._dispatched(operation), not new
+
+    async def check(self, asked: Submit, role: str) -> Check:
+        """What it would do; `Problem` where that can't be told."""
+        self._rate.take(role)
+        _refuse_large(asked)
+        return await _checking.check(self._context, asked, role)
 
     async def read(self, key: str, wait_s: float) -> OperationView:
         """The operation; with ``wait_s`` as soon as it has ended, at the latest then as it is."""
@@ -209,6 +214,12 @@ def _there(operation: Operation | None, key: str) -> Operation:
     if operation.pruned_at is not None:
         raise Problem("pruned", f"operation {key} ended long ago, and its result is not kept: GET /api/ops lists it")
     return operation
+
+
+def _refuse_large(asked: Submit) -> None:
+    size = len(json.dumps(asked.kwargs))
+    if size > MAX_BODY:
+        raise Problem("too_large", f"kwargs have {size} bytes, more than {MAX_BODY}: put large data into a file")
 
 
 def _checked(key: str | None) -> str:

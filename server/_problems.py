@@ -72,6 +72,7 @@ CODES: Mapping[str, Code] = {
     "parameters_refused": Code(422, "after_fix", "Parameters refused"),
     "unknown_plan": Code(422, "after_fix", "Unknown plan"),
     "no_room": Code(409, "after_fix", "No room for the frames"),
+    "checker_unreachable": Code(503, "same_key", "Nobody to go through the plan"),
     "environment_closed": Code(503, "same_key", "No environment to run plans"),
     "queue_refused": Code(409, "ask_person", "The queue server refused"),
     "not_retryable": Code(409, "after_fix", "Nothing to try again"),

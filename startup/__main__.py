@@ -14,16 +14,21 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+import yaml
 from bluesky_queueserver.manager.logging_setup import setup_loggers
 from bluesky_queueserver.manager.output_streaming import PublishZMQStreamOutput, setup_console_output_redirection
 from bluesky_queueserver.manager.start_manager import AtTerm
 
 from ..config import Scope
+from ..devices import AdditionError
 from ..layout import Layout, process_arguments
-from ._queueserver import ScopeWatchdog, wait_for_valkey
+from ..plans import Template, templates
+from ._checking import Checker
+from ._queueserver import ScopeWatchdog, die_with_parent, wait_for_valkey
 
 LOG_LEVEL = logging.INFO
 
@@ -52,13 +57,25 @@ def worker_config(layout: Layout) -> dict[str, object]:
     }
 
 
-def manager_config(scope: Scope, layout: Layout) -> dict[str, object]:
+def permissions(templates: Mapping[str, Template]) -> str:
+    """queueserver's groups as YAML: ours, with every plan that is people's alone forbidden to agents."""
+    text = Path(__file__).with_name("user_group_permissions.yaml").read_text(encoding="utf-8")
+    groups = yaml.safe_load(text)
+    forbidden = groups["user_groups"]["agent"]["forbidden_plans"]
+    more = {f":^{name}$" for name, template in templates.items() if template.people_only} - set(forbidden)
+    if not more:
+        return text
+    forbidden += sorted(more)  # of other packages
+    return str(yaml.safe_dump(groups))
+
+
+def manager_config(scope: Scope, layout: Layout, templates: Mapping[str, Template]) -> dict[str, object]:
     control, _ = zmq_addresses(scope, layout)
-    permissions = layout.services / "user_group_permissions.yaml"
-    shutil.copyfile(Path(__file__).with_name("user_group_permissions.yaml"), permissions)
+    permissions_path = layout.services / "user_group_permissions.yaml"
+    permissions_path.write_text(permissions(templates), encoding="utf-8")
     return {
         "existing_plans_and_devices_path": str(layout.services / "existing_plans_and_devices.yaml"),
-        "user_group_permissions_path": str(permissions),
+        "user_group_permissions_path": str(permissions_path),
         "user_group_permissions_reload": "ON_STARTUP",
         "zmq_addr": control,
         "zmq_private_key": None,
@@ -100,6 +117,12 @@ def main() -> None:
     layout.create()
     lock = alone(layout)
     multiprocessing.set_start_method("fork")  # the worker inherits the imports, and with them its quick start
+    try:
+        known = templates(scope)
+    except AdditionError as error:  # manager and worker would fail one after the other, again and again
+        sys.exit(f"queuescope.startup: {error}")
+    checker = Checker(scope, layout, known, die_with_parent)
+    checker.start()
     wait_for_valkey()
     _, info = zmq_addresses(scope, layout)
 
@@ -113,7 +136,7 @@ def main() -> None:
     publisher.start()
     watchdog = ScopeWatchdog(
         config_worker=worker_config(layout),
-        config_manager=manager_config(scope, layout),
+        config_manager=manager_config(scope, layout, known),
         msg_queue=messages,
         log_level=LOG_LEVEL,
     )
@@ -121,12 +144,14 @@ def main() -> None:
     at_term = AtTerm()
     at_term.replace_sigterm_handler()
     at_term.register(watchdog.end_children)
+    at_term.register(checker.end)
     atexit.register(watchdog.end_children)
     try:
         watchdog.run()
     except KeyboardInterrupt:
         pass
     finally:
+        checker.end()
         publisher.stop()
         lock.close()
 

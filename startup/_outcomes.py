@@ -49,7 +49,8 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def text_of(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """With what was noted on its way up, such as the step of a protocol."""
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 def jsonable(value: Any) -> Any:

@@ -16,10 +16,11 @@ from event_model import DocumentNames
 from .. import __version__
 from ..config import Scope, load_scope
 from ..devices import Reconnection, RunRecordings, build_devices
-from ..hardware import Hardware, connect
+from ..hardware import Hardware, RecordingError, connect
 from ..layout import DEFAULT_SCOPE, SCOPE_ENV, Layout
 from ..ledger import Decisions, Ledger, Left, Operations, Waits, bell, hints, meta_of
 from ..plans import ParameterError, PlanContext, Template, build_plans, channel_names, restoring, templates
+from ._circumstances import First
 from ._deciding import Deciding
 from ._document_log import DocumentLog
 from ._frame_sizes import FrameSizes
@@ -41,9 +42,12 @@ class ScopeRunEngine(RunEngine):
 
     def __init__(self, recordings: RunRecordings, **kwargs: Any) -> None:
         self._recordings = recordings
+        self._problem: str | None = None
+        """Of the run that ended last: why its files are not what was asked for."""
         super().__init__({}, call_returns_result=True, **kwargs)
         for command, coroutine in (("save", self._save), ("collect", self._collect)):
             self.register_command(command, self._then_checkpoint(coroutine))
+        self.register_command("require_good_run", self._require_good_run)
 
     def _then_checkpoint(self, coroutine: Callable[[Msg], Awaitable[Any]]) -> Callable[[Msg], Awaitable[Any]]:
         async def run(msg: Msg) -> Any:
@@ -54,8 +58,15 @@ class ScopeRunEngine(RunEngine):
 
         return run
 
+    async def _require_good_run(self, msg: Msg) -> bool:
+        """``Msg("require_good_run")``: raises `RecordingError` where the files of the run before are not good."""
+        if self._problem is not None:
+            raise RecordingError(self._problem)
+        return True
+
     async def emit(self, name: DocumentNames, doc: Any) -> None:
         if name == DocumentNames.start:
+            doc.update(doc.pop("of_step", {}))  # a step's own, in place of what the whole operation came with
             position = (doc.get("plan_args") or {}).get("position")
             self._recordings.start_run(
                 doc["uid"],
@@ -70,6 +81,7 @@ class ScopeRunEngine(RunEngine):
                 doc["dose"] = self._recordings.dose
             except Exception as error:  # the stop document must come, whatever goes wrong here
                 problem = f"files not closed: {type(error).__name__}: {error}"
+            self._problem = problem
             if problem is not None:
                 doc["exit_status"] = "fail"
                 doc["reason"] = "; ".join(filter(None, [doc.get("reason"), problem]))
@@ -89,10 +101,12 @@ class Session:
     reconnection: Reconnection
     rounds: RoundsWait
     gate: Gate
+    first: First
 
     def run_metadata(self, plan_info: Mapping[str, Any]) -> dict[str, Any]:
         """The start document's part that isn't the plan's (DESIGN section 3), from a queue item as the worker gets it."""
         meta = meta_of(plan_info)
+        self.first.sample_id = meta.get("sample_id")
         name, kwargs = plan_info["name"], plan_info.get("kwargs") or {}
         metadata: dict[str, Any] = {
             "op_key": meta.get("op_key"),
@@ -206,6 +220,8 @@ def open_session() -> Session:
     deciding = Deciding(Decisions(ledger, bell(layout)), lambda: rounds.item_uid)
     for command in ("open", "look", "use", "over"):
         run_engine.register_command(f"decision_{command}", getattr(deciding, command))
+    first = First(scope, layout, hardware, ours)
+    run_engine.register_command("check_first", first.look)
     return Session(
         scope=scope,
         layout=layout,
@@ -218,4 +234,5 @@ def open_session() -> Session:
         reconnection=Reconnection(hardware, devices),
         rounds=rounds,
         gate=Gate(scope, layout),
+        first=first,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from queuescope.config import Scope, load_scope
+from queuescope.hardware import CameraState
 from queuescope.layout import Layout
 from queuescope.plans import Circumstances, check, templates
 
@@ -21,6 +22,16 @@ RETRACTING = load_scope(
 )
 
 
+CAMERA = CameraState(
+    width=2000,
+    height=1000,
+    dtype="uint16",
+    bit_depth=12,
+    exposure_ms=10.0,
+    binning=1,
+    roi=(0, 0, 2000, 1000),
+    pixel_um=0.1625,
+)
 OTHERS = templates(RETRACTING)
 
 
@@ -66,12 +77,29 @@ def test_light_and_disk_are_held_against_what_is_left(tmp_path: Any) -> None:
     assert [problem.loc for problem in found.problems] == ["dose"]
     assert found.dose == {"l488": pytest.approx(2.0)}
 
-    def bytes_of(frames: Any) -> int:
-        return 8_000_000 * sum(frames.values())
-
-    full = dry("snap", kwargs, tmp_path, bytes_of=bytes_of, free_bytes=10)
-    assert full.bytes == 800_000_000
+    full = dry("snap", kwargs, tmp_path, cameras={"cam_a": CAMERA}, free_bytes=10)
+    assert full.bytes == 100 * 2000 * 1000 * 2
     assert [problem.loc for problem in full.problems] == ["frames"]
+    assert dry("snap", kwargs, tmp_path).bytes is None, "nobody said how large a frame is"
+
+
+def test_frames_are_as_large_as_the_plan_sets_them(tmp_path: Any) -> None:
+    """Issue 5, item 3: binning and ROI count, and what is put back afterwards doesn't."""
+    cameras = {"cam_a": CAMERA, "cam_b": CAMERA}
+    binned = {"slices": 7, "binning": 2, "channels": [{"name": "gfp"}, {"name": "dapi"}]}
+    assert dry("acquire_volume", binned, tmp_path, cameras=cameras).bytes == 2 * 2 * 7 * 1000 * 500 * 2
+    part = {"n": 3, "roi": {"x_px": 4, "y_px": 8, "width_px": 40, "height_px": 20}, "binning": 4}
+    assert dry("snap", part, tmp_path, cameras=cameras).bytes == 3 * 10 * 5 * 2
+    lapse = {"do": {"plan": "snap", "kwargs": part}, "interval_s": 0.0, "rounds": 1000}
+    assert dry("time_lapse", lapse, tmp_path, cameras=cameras).bytes == 1000 * 3 * 10 * 5 * 2
+
+
+def test_tiles_lie_as_far_apart_as_a_frame_is_large(tmp_path: Any) -> None:
+    """A scan that would leave the limits at its edge is told before."""
+    scan = {"rows": 1, "columns": 5, "overlap_pct": 0, "camera": "cam_a"}
+    assert dry("tile_scan", scan, tmp_path, cameras={"cam_a": CAMERA}).ok
+    found = dry("tile_scan", scan, tmp_path, cameras={"cam_a": CAMERA.model_copy(update={"pixel_um": 2.0})})
+    assert [problem.loc for problem in found.problems] == ["xy.x"]
 
 
 def test_bad_parameters_are_the_models_problems(tmp_path: Any) -> None:

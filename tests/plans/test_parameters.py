@@ -1,6 +1,7 @@
 """Strict, bounded parameters: what is refused names the field, the value and the limit."""
 
 import math
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from queuescope.config import load_scope
 from queuescope.plans import ParameterError, PlanContext, templates
+from queuescope.startup.__main__ import permissions
 
 SCOPE = load_scope("demo-dispim", environ={})
 TEMPLATES = templates(SCOPE)
@@ -80,6 +82,13 @@ GOOD: dict[str, dict[str, Any]] = {
         "burst": {"frames": 100, "cameras": ["cam_a"], "channels": [{"name": "gfp"}]},
         "safe_z_um": -10.0,
     },
+    "protocol": {
+        "steps": [
+            {"plan": "move_xy", "kwargs": {"x_um": 5.0, "y_um": 6.0}},
+            {"plan": "z_stack", "kwargs": {"range_um": 10, "step_um": 0.5}},
+            {"plan": "read_state"},
+        ]
+    },
 }
 
 
@@ -108,6 +117,7 @@ def test_good_parameters_pass(name: str) -> None:
         ("move_xy", {"x_um": 984.0, "y_um": 0.0}, "x_um", "983"),
         ("move_xy", {"x_um": 0.0}, "y_um", "required"),
         ("move_z", {"z_um": -50.5}, "z_um", "-50"),
+        ("move_z", {"z_um": 0.0, "": 1}, "", "not permitted"),
         ("home", {"axis": "xy.x"}, "axis", "piezo_a"),
         ("set_light", {"light": "l488", "on": True, "power_pct": 6.5}, "power_pct", "[0.0, 6.0]"),
         ("set_light", {"light": "l488", "on": False, "power_pct": 1.0}, "power_pct", "leave it out"),
@@ -128,6 +138,16 @@ def test_good_parameters_pass(name: str) -> None:
         ("snap", {"focus": "sweep"}, "focus", "lock"),
         ("snap", {"on_focus_fail": "hope"}, "on_focus_fail", "skip"),
         ("z_stack", {"range_um": 4, "step_um": 2, "order": "zcc"}, "order", "zc"),
+        ("protocol", {"steps": []}, "steps", "1"),
+        ("protocol", {"steps": [{"plan": "read_state"}] * 51}, "steps", "50"),
+        ("protocol", {"steps": [{"plan": "home", "kwargs": {"axis": "z"}}]}, "steps.0", "read_state"),
+        ("protocol", {"steps": [{"plan": "protocol", "kwargs": {"steps": []}}]}, "steps.0", "read_state"),
+        (
+            "protocol",
+            {"steps": [{"plan": "read_state"}, {"plan": "move_z", "kwargs": {"z_um": 300.0}}]},
+            "steps.1.move_z.kwargs.z_um",
+            "250",
+        ),
         ("time_lapse", {**LAPSE, "rounds": 0}, "rounds", "1"),
         ("time_lapse", {**LAPSE, "interval_s": -1.0}, "interval_s", "0"),
         ("time_lapse", {**LAPSE, "do": {"plan": "home", "kwargs": {"axis": "z"}}}, "do", "snap"),
@@ -209,9 +229,19 @@ def test_agents_neither_home_nor_mark_positions() -> None:
         existing_devices={},
         user_group_permissions={"user_groups": permissions},
     )
-    assert set(TEMPLATES) - set(allowed["agent"]) == {"home", "mark_position"}
+    alone = {name for name, template in TEMPLATES.items() if template.people_only}
+    assert set(TEMPLATES) - set(allowed["agent"]) == alone >= {"home", "mark_position"}
     for group in ("operator", "primary", "admin"):
         assert set(TEMPLATES) == set(allowed[group])
+
+
+def test_a_package_s_plan_that_is_people_s_alone_is_refused_to_agents_too() -> None:
+    """Issue 5, item 10: queueserver's groups are written from what the templates say."""
+    assert yaml.safe_load(permissions(TEMPLATES)) == yaml.safe_load(
+        files("queuescope.startup").joinpath("user_group_permissions.yaml").read_text()
+    )
+    groups = yaml.safe_load(permissions({**TEMPLATES, "burn": replace(TEMPLATES["snap"], people_only=True)}))
+    assert groups["user_groups"]["agent"]["forbidden_plans"] == [":^home$", ":^mark_position$", ":^burn$"]
 
 
 def test_in_software_time_the_sheet_has_no_width() -> None:

@@ -41,6 +41,7 @@ EXPECTED: dict[str, set[str]] = {
     "GET /api/ops": ALL,
     "HEAD /api/ops": ALL,
     "POST /api/ops": NOT_OBSERVER,
+    "POST /api/ops/check": NOT_OBSERVER,
     "GET /api/ops/{key}": ALL,
     "HEAD /api/ops/{key}": ALL,
     "WS /api/ops/ws": ALL,

@@ -39,6 +39,7 @@ def test_every_route_of_ours_is_described() -> None:
     assert {path for _, path in described} == {
         *("/api/ops", "/api/ops/{key}", "/api/ops/{key}/cancel", "/api/ops/{key}/retry", "/api/tickets"),
         *("/api/ops/{key}/decisions/{round}", "/api/scope/live.png", "/api/server"),
+        "/api/ops/check",
         *("/api/ready", "/api/runs/{uid}", "/api/runs/{uid}/image.png", "/api/runs/register", "/api/scope"),
         *("/api/scope/halt", "/api/scope/rearm", "/api/scope/arm", "/api/scope/control"),
         *("/api/scope/release", "/api/scope/reclaim", "/api/scope/confirm_reference"),

@@ -101,6 +101,14 @@ def test_the_first_of_a_kind_opens_the_way_for_its_kind(gate: Callable[[str], Ga
     assert asked.refusal(item("0", n=1)) == "ApprovalError: snap was refused by Ada: a look"
 
 
+def test_every_protocol_is_the_first_of_its_kind(gate: Callable[[str], Gate], layout: Layout) -> None:
+    """R5.5: it may hold any plan, so that one was approved says nothing of the next."""
+    asked = gate("first_of_kind")
+    decide(layout, item("1", name="protocol", n=1), True)
+    assert asked.hold(item("1", name="protocol", n=1)) is None
+    assert asked.hold(item("2", name="protocol", n=2)) is not None
+
+
 def test_a_refused_one_is_recorded_as_failed_once(gate: Callable[[str], Gate], layout: Layout) -> None:
     """R5.5: in the ledger, under its key."""
     asked, refused = gate("all"), item("1")

@@ -1,0 +1,19 @@
+"""`bench plans` on the tests' session: what it measures is there (how long it takes is no test's business)."""
+
+from __future__ import annotations
+
+import pytest
+
+from queuescope.benchmarks import plans
+from queuescope.startup._session import Session
+
+
+@pytest.mark.parametrize("case", plans.CASES, ids=lambda case: case.plan)
+def test_each_case_takes_as_many_frames_as_it_has_steps(session: Session, case: plans.Case) -> None:
+    """A step is a frame: by the plan's own result."""
+    result = plans.run(session, case.plan, case.kwargs(3)).plan_result
+    assert list(result["datasets"].values()) == [3]
+
+
+def test_jitter_is_told_for_every_round_but_the_first(session: Session) -> None:
+    assert len(plans.jitter(session, 2)) == 1
