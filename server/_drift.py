@@ -8,7 +8,7 @@ from ..hardware import DoseState
 from ..ledger import Left, Operation, Operations, read_control
 from ._by_hand import by_hand
 from ._context import Context
-from ._microscope import read_state
+from ._microscope import read_hardware
 from ._op_models import Submit
 from ._problems import Problem
 
@@ -76,6 +76,6 @@ class Drift:
         return info.started_at > before.finished_at
 
     async def _now(self) -> Left:
-        state = await read_state(self._context)
+        state = await read_hardware(self._context)
         dose = await by_hand(self._context, DoseState, "dose")
         return Left(state.positions, state.labels, dose.sample_id)

@@ -33,18 +33,6 @@ async def read_hardware(context: Context) -> HardwareState:
     Problem
         ``hardware_unreachable`` where nobody answered in time, ``released`` while it is with another program.
     """
-    state = await read_state(context)
-    return _view(context.scope, context.server_id(), state, read_control(context.layout))
-
-
-async def read_state(context: Context) -> HardwareState:
-    """Every reading of the microscope, now.
-
-    Raises
-    ------
-    Problem
-        As for `scope_view`.
-    """
     deadline_s = context.scope.micromanager.call_timeout_s + READ_S
     released = LatchFile.released(context.layout).read()
     if released is not None and context.scope.micromanager.process == "worker":

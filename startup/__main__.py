@@ -11,7 +11,6 @@ import fcntl
 import logging
 import multiprocessing
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
