@@ -38,6 +38,7 @@ NOBODY: set[str] = set()
 EXPECTED: dict[str, set[str]] = {
     "GET /api/ready": ALL,
     "HEAD /api/ready": ALL,
+    "GET /api/server": ALL,
     "GET /api/ops": ALL,
     "HEAD /api/ops": ALL,
     "POST /api/ops": NOT_OBSERVER,
