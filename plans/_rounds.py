@@ -14,7 +14,7 @@ from ._acquisition import run_of
 from ._doing import do_field
 from ._parameters import Parameters, choice, count, number
 from ._space import wait_for_space
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 LATE_S = 0.1
 """A round that begins later than this after its time counts as late."""
@@ -156,7 +156,7 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         one, rounds = do.estimate(parameters.do, scope), parameters.rounds
         return Estimate(
-            seconds=(rounds - 1) * max(parameters.interval_s, one.seconds - 1.0) + one.seconds,
+            seconds=(rounds - 1) * max(parameters.interval_s, one.seconds - RUN_S) + one.seconds,
             frames={name: count * rounds for name, count in one.frames.items()},
             dose={light: dose * rounds for light, dose in one.dose.items()},
         )
