@@ -114,6 +114,9 @@ locked (`reference_lost`); ``manual``: a joystick moves it too, so only after a 
 controllers that forget their position when the configuration is loaded (Micro-Manager's demo adapters do)."""
 
 
+MoveSeconds = Annotated[FiniteFloat, Field(ge=0, le=600)]
+
+
 class LimitsFor(_Part):
     """Narrower limits, by the name of the objective in place (`Scope.objectives`) and of the sample holder
     (`Safety.holder`). Where it isn't known which one is in place, the narrowest of all count."""
@@ -140,6 +143,8 @@ class Stage(_Device):
     """The light-sheet view whose sheet this axis refocuses (a piezo)."""
     tolerance: Annotated[FiniteFloat, Field(gt=0)] = 0.5
     """A readback further than this from the target is an error."""
+    move_s: MoveSeconds = 0.3
+    """How long a move takes, as a rule: for estimates alone."""
 
 
 class XYStage(_Device):
@@ -149,6 +154,8 @@ class XYStage(_Device):
     limits_for: LimitsForXY = LimitsForXY()
     reference: Reference = "watched"
     tolerance: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    move_s: MoveSeconds = 0.3
+    """How long a move takes, as a rule: for estimates alone."""
 
 
 class Calibration(_Part):

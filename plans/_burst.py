@@ -12,7 +12,7 @@ from ..hardware import BurstProgram, BurstView
 from ._acquisition import Flown, channels_of, frame_settings, one_run
 from ._imaging import common_fields, example_channel
 from ._parameters import MAX_FRAMES, Parameters, choice, count, number
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 STEADY_OVERHEAD_S = 0.02
 """Of one frame at a steady rate, beside its exposure: the gate, the readout, writing."""
@@ -98,7 +98,7 @@ def _estimate(parameters: Any, scope: Scope) -> Estimate:
     seconds = parameters.frames * (1 / parameters.rate_hz if steady else exposure_s)
     lit_s = parameters.frames * exposure_s * (cameras if steady else 1)
     return Estimate(
-        seconds=1.0 + max(seconds, cameras * parameters.frames * STEADY_OVERHEAD_S if steady else 0.0),
+        seconds=RUN_S + max(seconds, cameras * parameters.frames * STEADY_OVERHEAD_S if steady else 0.0),
         frames=dict.fromkeys(parameters.cameras, parameters.frames),
         dose={settings.light: lit_s * (settings.power_pct or 0.0)} if settings.light else {},
     )

@@ -12,7 +12,7 @@ from ..devices import in_series
 from ..formats import FORMATS
 from ._acquisition import Stepped, cameras_of, channels_of, frame_settings, one_run, series_of
 from ._parameters import Parameters, channel_field, choice, count, described, position_field
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 FRAME_OVERHEAD_S = 0.02
 """Readout, moves and writing of one software-triggered frame, beside its exposure."""
@@ -73,7 +73,7 @@ def imaging_estimate(
     """``frames``: of each camera in each channel; ``exposures``: how often the light is on for them, None: for each by itself."""
     cameras = list(cameras)
     times = frames * len(cameras) if exposures is None else exposures
-    seconds = 1.0
+    seconds = RUN_S
     counts: dict[str, int] = {}
     dose: dict[str, float] = {}
     for channel in channels_of(parameters):

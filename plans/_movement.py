@@ -12,8 +12,16 @@ from ._parameters import Parameters, choice, number
 from ._reading import observe, value
 from ._template import Estimate, PlanBody, PlanContext, Template
 
+LOOK_S = 0.1
+"""What a run without images counts in an estimate, beside what it does."""
 MOVE_S = 1.0
-"""What a move counts in an estimate: no scope file says how fast its stages are."""
+"""What a move counts whose time the scope file doesn't say: of a turret."""
+
+
+def move_s(scope: Scope, *axes: str | None) -> float:
+    """What moves of these axes count in an estimate, one after the other (scope.yml: devices.….move_s)."""
+    names = [axis.partition(".")[0] for axis in axes if axis is not None]
+    return sum(getattr(scope.devices[name], "move_s", 0.0) for name in names)
 
 
 def device_of(context: PlanContext, axis: str) -> Any:
@@ -90,7 +98,7 @@ def move_axis(scope: Scope) -> Template | None:
         "move_axis",
         model,
         body,
-        lambda _parameters, _scope: Estimate(seconds=MOVE_S),
+        lambda parameters, scope: Estimate(seconds=LOOK_S + move_s(scope, parameters.axis)),
         example={"axis": next(iter(axes)), "by": 0.0},
     )
 
@@ -125,7 +133,9 @@ def move_xy(scope: Scope) -> Template | None:
         }
 
     example = {"x_um": nearest(0.0, axes[x].limits), "y_um": nearest(0.0, axes[y].limits)}
-    return Template("move_xy", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S), example=example)
+    return Template(
+        "move_xy", model, body, lambda _, scope: Estimate(seconds=LOOK_S + move_s(scope, x)), example=example
+    )
 
 
 def move_z(scope: Scope) -> Template | None:
@@ -150,7 +160,7 @@ def move_z(scope: Scope) -> Template | None:
         "move_z",
         model,
         body,
-        lambda _parameters, _scope: Estimate(seconds=MOVE_S),
+        lambda _, scope: Estimate(seconds=LOOK_S + move_s(scope, z)),
         example={"z_um": nearest(0.0, scope.axes()[z].limits)},
     )
 
@@ -177,7 +187,7 @@ def home(scope: Scope) -> Template | None:
         "home",
         model,
         body,
-        lambda _parameters, _scope: Estimate(seconds=MOVE_S),
+        lambda parameters, scope: Estimate(seconds=LOOK_S + move_s(scope, parameters.axis)),
         example={"axis": next(iter(homes))},
         people_only=True,
     )

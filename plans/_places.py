@@ -13,10 +13,10 @@ from ..config import Scope
 from ..devices import Geometry
 from ._acquisition import Acquisition, go_to, one_run
 from ._doing import Do, do_field
-from ._movement import MOVE_S, nearest
+from ._movement import move_s, nearest
 from ._parameters import Parameters, number, place_field
 from ._reading import value
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 MOST_PLACES = 200
 LONGEST_NAME = 64
@@ -197,8 +197,10 @@ def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | Non
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         one, places = do.estimate(parameters.do, scope), len(parameters.positions)
         names = [place_name(place, index) for index, place in enumerate(parameters.positions)]
+        over = getattr(parameters, "safe_z_um", None) is not None
+        moves_s = move_s(scope, x, *((z, z) if over else ()))
         return Estimate(
-            seconds=1.0 + places * (one.seconds - 1.0 + 3 * MOVE_S),
+            seconds=RUN_S + places * (one.seconds - RUN_S + moves_s),
             frames={f"{dataset}_{name}": count for name in names for dataset, count in one.frames.items()},
             dose={light: dose * places for light, dose in one.dose.items()},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,9 @@ HEAD = """\
 
 Every template, with the bounds of the bundled `{scope}`: yours are shown by `queuescope plans NAME` and
 `GET /api/plans/allowed`. Unknown names, NaN, ±inf, text or `true` for a number, and whatever lies outside is refused at
-submission with the field, the value and the limit. A run is one operation; its start document has the plan's name and parameters,
-each descriptor what is needed to take the same image again (exposure, binning, ROI, light, power, objective, filters).
+submission with the field, the value and the limit. A run is one operation (in `protocol`, one step); its start document has the
+plan's name and parameters, each descriptor what is needed to take the same image again (exposure, binning, ROI, light, power,
+objective, filters).
 
 Datasets are called by their camera; with several channels or places `camera_channel`, `camera_place`, `camera_channel_place`,
 each in a stream of its own that is called by what follows the camera's name. A run with one of each has the stream `primary`.
@@ -38,7 +40,8 @@ def _section(template: Template) -> str:
         for name, described in schema.get("properties", {}).items()
     ]
     table = ["| parameter | what | allowed | default |", "|---|---|---|---|", *rows] if rows else ["No parameters."]
-    return "\n" + "\n".join([f"## `{template.name}`", "", template.doc, "", *table]) + "\n"
+    example = ["", f"Example: `{json.dumps(dict(template.example))}`"]
+    return "\n" + "\n".join([f"## `{template.name}`", "", template.doc, "", *table, *example]) + "\n"
 
 
 def _what(described: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ._acquisition import run_of
 from ._doing import do_field
 from ._parameters import Parameters, choice, count, number
 from ._space import wait_for_space
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 LATE_S = 0.1
 """A round that begins later than this after its time counts as late."""
@@ -124,7 +124,7 @@ def in_time(
 def all_rounds(one: Estimate, rounds: int, interval_s: float) -> Estimate:
     """Of so many rounds like one."""
     return Estimate(
-        seconds=(rounds - 1) * max(interval_s, one.seconds - 1.0) + one.seconds,
+        seconds=(rounds - 1) * max(interval_s, one.seconds - RUN_S) + one.seconds,
         frames={name: count * rounds for name, count in one.frames.items()},
         dose={light: dose * rounds for light, dose in one.dose.items()},
     )

@@ -32,6 +32,10 @@ class PlanContext:
         return Positions(self.scope, self.layout)
 
 
+RUN_S = 0.4
+"""What a run with images counts in an estimate, beside its frames: files that are made and closed."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a plan will take, from its parameters alone."""

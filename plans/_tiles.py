@@ -12,7 +12,7 @@ from pydantic import Field, create_model, model_validator
 from ..config import Scope
 from ._acquisition import Stepped, cameras_of, one_run
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
-from ._movement import MOVE_S
+from ._movement import move_s
 from ._parameters import Parameters, choice, count, number, place_field
 from ._reading import answer, value
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -103,7 +103,11 @@ class Overview(Tiles):
 
 def _tiles_estimate(parameters: Any, scope: Scope, tiles: int) -> Estimate:
     found = imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), tiles, tiles)
-    return Estimate(seconds=found.seconds + (tiles + 1) * MOVE_S, frames=found.frames, dose=found.dose)
+    return Estimate(
+        seconds=found.seconds + (tiles + 1) * move_s(scope, scope.sample_axes()[0]),
+        frames=found.frames,
+        dose=found.dose,
+    )
 
 
 def tile_scan(scope: Scope) -> Template | None:

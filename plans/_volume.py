@@ -17,7 +17,7 @@ from ._movement import device_of
 from ._parameters import Parameters, choice, count, number
 from ._reading import value
 from ._stack import centred_steps
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 
 def acquire_volume(scope: Scope) -> Template | None:
@@ -226,7 +226,7 @@ def by_controller(parameters: Any, scope: Scope, cameras: list[str], software: E
         total += seconds
         if settings.light is not None and scope.lights[settings.light].gated_by == "software":
             held[settings.light] = held.get(settings.light, 0.0) + seconds * (settings.power_pct or 0.0)
-    return Estimate(seconds=1.0 + total, frames=software.frames, dose=dose | held)
+    return Estimate(seconds=RUN_S + total, frames=software.frames, dose=dose | held)
 
 
 def calibration_of(parameters: Any, galvo: Galvo, name: str) -> Calibration:

@@ -15,8 +15,9 @@ from bluesky_queueserver.manager.profile_ops import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from queuescope.config import load_scope
+from queuescope.config import bundled_scopes, load_scope
 from queuescope.plans import ParameterError, PlanContext, templates
+from queuescope.plans._template import RUN_S
 from queuescope.startup.__main__ import permissions
 
 SCOPE = load_scope("demo-dispim", environ={})
@@ -104,6 +105,23 @@ def test_every_template_has_a_good_example() -> None:
 @pytest.mark.parametrize("name", sorted(GOOD))
 def test_good_parameters_pass(name: str) -> None:
     TEMPLATES[name].check(GOOD[name])
+
+
+@pytest.mark.parametrize("scope", bundled_scopes())
+def test_every_template_s_own_example_is_good(scope: str) -> None:
+    """What the reference shows, the stack's tests run and bad submissions are made from."""
+    for template in templates(load_scope(scope, environ={})).values():
+        template.check(template.example)
+
+
+def test_a_move_counts_what_the_scope_file_says() -> None:
+    slow = load_scope("demo-dispim", environ={"QUEUESCOPE_DEVICES__XY__MOVE_S": "2"})
+    for name, moves in (("move_xy", 1), ("tile_scan", 13), ("overview", 7)):
+        parameters = TEMPLATES[name].check(GOOD[name])
+        estimate = TEMPLATES[name].estimate
+        assert estimate(parameters, slow).seconds - estimate(parameters, SCOPE).seconds == pytest.approx(
+            moves * (2 - 0.03)
+        )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +277,7 @@ def test_an_estimate_knows_the_controllers_timing() -> None:
     """Two sides of 20 slices at 10 ms of light, 10 ms reset and readout: 30.25 ms each, and 20 ms before each side."""
     parameters = TEMPLATES["acquire_volume"].check({"slices": 20, "channels": [{"name": "gfp"}]})
     found = TEMPLATES["acquire_volume"].estimate(parameters, SCOPE)
-    assert found.seconds == pytest.approx(1 + 2 * (0.02 + 20 * 0.03025))
+    assert found.seconds == pytest.approx(RUN_S + 2 * (0.02 + 20 * 0.03025))
     assert found.frames == {"cam_a": 20, "cam_b": 20}
     assert found.dose == {"l488": pytest.approx(40 * 0.01 * 2)}
 

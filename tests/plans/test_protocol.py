@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
-from bluesky.utils import FailedStatus
+from bluesky.utils import FailedStatus, RunEngineInterrupted
 
 from queuescope.config import load_scope
 from queuescope.hardware import DoseError, LimitError, RecordingError
@@ -155,6 +156,38 @@ def test_a_light_in_the_last_step_counts_for_its_own_position(session: Session) 
         assert "heart" in session.hardware.dose("worm").by_position
     finally:
         session.hardware.set_sample(None, {})
+
+
+def test_a_pause_anywhere_changes_nothing(session: Session) -> None:
+    """Issue 5, item 8: also in the look before the first step, and between two steps; each step is taken once."""
+    run_engine = session.run_engine
+    session.hardware.move({"z": 3.0})
+    steps = (step("move_z", z_um=12.0), step("snap", camera="overview", roi=SMALL), step("move_z", z_um=3.0))
+    messages: list[str] = []
+    run_engine.msg_hook = lambda msg: messages.append(msg.command)
+    try:
+        expected = run(session, *steps)
+        pauses = [number for number, command in enumerate(messages) if command != "close_run"]
+        for position in pauses[::6]:
+            seen: list[str] = []
+
+            def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
+                seen.append(msg.command)
+                if len(seen) == position + 1:
+                    threading.Thread(target=run_engine.request_pause).start()
+
+            run_engine.msg_hook = hook
+            before = runs_of(session, set())
+            try:
+                outcome = run(session, *steps)
+            except RunEngineInterrupted:
+                assert not any(light.on for light in session.hardware.state().lights.values())
+                outcome = run_engine.resume()
+            assert len(outcome.run_start_uids) == len(runs_of(session, before)) == 3, seen
+            for one, same in zip(outcome.plan_result, expected.plan_result, strict=True):
+                assert one | {"run_uid": None} == same | {"run_uid": None}
+    finally:
+        run_engine.msg_hook = None
 
 
 def test_a_status_that_failed_is_noted_on_its_cause() -> None:
