@@ -9,12 +9,17 @@ from typing import Any
 from ..config import Scope
 from ..layout import Layout
 from ._burst import burst
+from ._calibration import calibrate_piezo_galvo, calibrate_stage_camera
+from ._centering import center_on_pixel
 from ._dry_run import Circumstances, DryRun, check
+from ._focus_fit import FitError
+from ._focus_sweep import focus_sweep, head_focus_descent
 from ._imaging import snap
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
 from ._places import multi_position
 from ._positions import Positions
+from ._registering import register_views
 from ._rounds import time_lapse
 from ._space import wait_for_space
 from ._stack import z_stack
@@ -35,6 +40,7 @@ __all__ = [
     "Circumstances",
     "DryRun",
     "Estimate",
+    "FitError",
     "ParameterError",
     "PlanContext",
     "Positions",
@@ -65,6 +71,12 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     acquire_volume,
     tile_scan,
     overview,
+    focus_sweep,
+    head_focus_descent,
+    calibrate_piezo_galvo,
+    calibrate_stage_camera,
+    register_views,
+    center_on_pixel,
 )
 _REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (multi_position, time_lapse)
 """What repeats others, in this order: each may be repeated by those after it."""

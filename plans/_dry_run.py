@@ -10,8 +10,17 @@ from bluesky import Msg
 
 from ..config import Axis, Scope
 from ..devices import Geometry, ProgramPlan
-from ..hardware import BurstProgram, Envelope, HardwareError, LimitError, VolumeProgram
+from ..hardware import (
+    BurstProgram,
+    Envelope,
+    FrameMeasure,
+    FrameShift,
+    HardwareError,
+    LimitError,
+    VolumeProgram,
+)
 from ..layout import Layout
+from ._focus_fit import FitError
 from ._parameters import ParameterError, Problem
 from ._template import PlanContext, Template
 
@@ -82,7 +91,7 @@ def check(template: Template, kwargs: Mapping[str, Any], scope: Scope, circumsta
     stand = _Stand(scope, circumstances)
     try:
         stand.go_through(template.body(parameters, PlanContext(scope, stand.devices, circumstances.layout, dry=True)))
-    except HardwareError as error:
+    except (HardwareError, FitError) as error:
         fields = error.fields
         problems.append(Problem(str(fields.get("thing", "plan")), str(error), fields.get("value"), fields.get("limit")))
     return DryRun(not problems, problems, found.seconds, dict(found.dose), dict(found.frames), size, stand.moves)
@@ -106,6 +115,9 @@ class _Part:
     def another(self, series: str, position: str | None = None) -> _Part:
         return _Part(f"{self.name}_{series}")
 
+    def meter(self, metric: str) -> _MeterPart:
+        return _MeterPart(self.name)
+
     def get_index(self) -> int:
         return 0
 
@@ -118,6 +130,19 @@ class _Part:
 
     def read(self) -> dict[str, Any]:
         return {self.name: {"value": self.value, "timestamp": 0.0}}
+
+
+class _MeterPart(_Part):
+    """Stands for a camera that measures its frames: all are alike."""
+
+    def newest(self) -> None:
+        return None
+
+    def shift(self, frame: Any, reference: Any) -> FrameShift:
+        return FrameShift(x_px=0.0, y_px=0.0, correlation=1.0)
+
+    def read(self) -> dict[str, Any]:
+        return {f"{self.name}_{key}": {"value": 1.0, "timestamp": 0.0} for key in FrameMeasure.model_fields}
 
 
 class _AxisPart(_Part):
@@ -200,7 +225,7 @@ class _Stand:
                 return
             try:
                 answer = self._answer(msg)
-            except HardwareError:
+            except (HardwareError, FitError):
                 plan.close()
                 raise
         plan.close()
