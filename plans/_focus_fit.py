@@ -61,7 +61,7 @@ def check_structure(structure: float, camera: str) -> None:
     if not structure >= LEAST_STRUCTURE:  # NaN included
         raise FitError(
             f"{camera} sees an empty field: structure {structure:.3f} in the sharpest frame, at least {LEAST_STRUCTURE} is"
-            " needed (noise alone has none): bring the sample into view, or give more light or a longer exposure",
+            " needed (noise alone has none): bring the sample into view and near the focus, or give more light",
             "structure",
             _finite_or_text(structure),
             LEAST_STRUCTURE,

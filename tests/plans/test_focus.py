@@ -76,10 +76,12 @@ def last_run(session: Session) -> list[tuple[str, dict[str, Any]]]:
     return documents(session, session.run_engine._run_start_uids[-1])
 
 
-@pytest.mark.parametrize("metric", ["tenengrad", "laplacian", "variance"])
-def test_the_focus_is_found(beads: Session, metric: str) -> None:
-    """R4 focus_sweep: to a quarter of a step, with R², and the axis goes back."""
-    found = run(beads, "focus_sweep", {**SWEEP, "metric": metric}).plan_result
+@pytest.mark.parametrize(
+    ("metric", "form"), [("tenengrad", None), ("laplacian", "ome-tiff"), ("variance", None), ("dct_entropy", None)]
+)
+def test_the_focus_is_found(beads: Session, metric: str, form: str | None) -> None:
+    """R4 focus_sweep: to a quarter of a step, with R², and the axis goes back; the frames read back from either format."""
+    found = run(beads, "focus_sweep", {**SWEEP, "metric": metric, "format": form}).plan_result
     assert found["focus_um"] == pytest.approx(FOCUS_UM, abs=0.25)
     assert found["r2"] > 0.8
     assert len(found["positions_um"]) == len(found["sharpness"]) == 21
