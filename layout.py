@@ -40,6 +40,9 @@ class Layout:
     catalog_db = property(lambda self: self.data / "catalog.db")
     dose = property(lambda self: self.data / "dose.jsonl", doc="Every sample's dose, written by the hardware.")
     positions = property(lambda self: self.data / "positions.json", doc="Places that people marked (`mark_position`).")
+    calibrations = property(
+        lambda self: self.data / "calibrations.json", doc="What calibrations found and were told to store."
+    )
     moved = property(
         lambda self: self.data / "moved",
         doc="One file for each dataset that lies elsewhere than its uri says: `Moved`.",

@@ -10,8 +10,9 @@ from ..layout import Layout
 from ._additions import DEVICES, PLANS, AdditionError, additions
 from ._autofocus import AutofocusDevice
 from ._axes import AxisPair, AxisPositioner, check_axis
-from ._camera import CameraDetector, CameraPlan, in_series, of_image
+from ._camera import CameraDetector, CameraPlan, FrameMeter, in_series, of_image
 from ._events import HardwareEvents
+from ._finding import Finding
 from ._geometry import CameraGeometry, Geometry
 from ._imaging import ImagingConfiguration
 from ._lights_off import LightsOff
@@ -32,6 +33,8 @@ __all__ = [
     "CameraGeometry",
     "CameraPlan",
     "ChannelSelector",
+    "Finding",
+    "FrameMeter",
     "Geometry",
     "ImagingConfiguration",
     "LabelledState",

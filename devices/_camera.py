@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -13,7 +14,16 @@ from ophyd.status import Status
 from ..config import Camera as CameraSettings
 from ..config import MultiCamera as MultiCameraSettings
 from ..formats import Format
-from ..hardware import DatasetPlan, DatasetState, FrameSettings, Hardware
+from ..hardware import (
+    DatasetPlan,
+    DatasetState,
+    FocusMetric,
+    FrameAt,
+    FrameMeasure,
+    FrameSettings,
+    FrameShift,
+    Hardware,
+)
 from ._geometry import CameraGeometry
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
@@ -80,6 +90,17 @@ class CameraDetector(OphydObject):
         self._plan = CameraPlan()
         self._lock = threading.Lock()
         self._forget()
+
+    def meter(self, metric: FocusMetric) -> FrameMeter:
+        """The same camera, whose frames are measured as well."""
+        return FrameMeter(
+            name=self._camera,
+            hardware=self._hardware,
+            settings=self.settings,
+            recordings=self._recordings,
+            imaging=self._imaging,
+            metric=metric,
+        )
 
     def another(self, series: str, position: str | None = None) -> CameraDetector:
         """The same camera, whose frames go into datasets of this series, and whose light counts for this ``position``."""
@@ -206,3 +227,49 @@ class CameraDetector(OphydObject):
 
     def _configuration(self, camera: str) -> dict[str, Any]:
         return self._imaging.values(camera, self._plan.settings, self._plan.channel, in_series(camera, self._series))
+
+
+class FrameMeter(CameraDetector):
+    """A camera that reads, for each frame it took, how sharp that is and how much structure it has: ``{name}_sharpness``,
+    ``{name}_structure``, ``{name}_mean``. The hardware measures the frame as it lies on disk; no pixels come here.
+    """
+
+    def __init__(self, *, metric: FocusMetric, **more: Any) -> None:
+        self._metric = metric
+        self._measure: FrameMeasure | None = None
+        super().__init__(**more)
+
+    def _take_frame(self) -> None:
+        super()._take_frame()
+        self._measure = self._hardware.measure_frame(self.newest(), self._metric)
+
+    def newest(self) -> FrameAt:
+        """The frame taken last.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first.
+        """
+        if self._recording is None or not self.get_index():
+            raise RuntimeError(f"{self.name}: no frame was taken in this run yet: trigger it first")
+        return FrameAt(recording=self._recording, dataset=self.name, index=self.get_index() - 1)
+
+    def shift(self, frame: FrameAt, reference: FrameAt) -> FrameShift:
+        """How far a frame lies from another one of this process; see `Hardware.frame_shift`."""
+        return self._hardware.frame_shift(frame, reference)
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        if self._measure is None:
+            raise RuntimeError(f"{self.name}: no frame was measured in this run yet: trigger it before reading")
+        now = time.time()
+        return {f"{self.name}_{key}": {"value": value, "timestamp": now} for key, value in self._measure}
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        source = f"mm:{self._imaging.label(self._camera)}"
+        measured = {"source": source, "dtype": "number", "shape": []}
+        return super().describe() | {
+            f"{self.name}_sharpness": {**measured, "units": "", "metric": self._metric},
+            f"{self.name}_structure": {**measured, "units": ""},
+            f"{self.name}_mean": {**measured, "units": "counts"},
+        }

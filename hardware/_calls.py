@@ -13,8 +13,12 @@ from ._safety_state import HaltReport, SafetyState
 from ._surface import (
     BurstProgram,
     CameraState,
+    FocusMetric,
     FocusState,
+    FrameAt,
+    FrameMeasure,
     FrameSettings,
+    FrameShift,
     HardwareInfo,
     HardwareState,
     LightOff,
@@ -141,6 +145,12 @@ class HardwareCalls(ABC):
 
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         return self._call("checksums", recording, dataset)
+
+    def measure_frame(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:
+        return self._call("measure_frame", frame, metric)
+
+    def frame_shift(self, frame: FrameAt, reference: FrameAt) -> FrameShift:
+        return self._call("frame_shift", frame, reference)
 
     def safety(self) -> SafetyState:
         return self._call("safety")

@@ -25,6 +25,8 @@ LOOKING = (
     "value",
     "recording",
     "checksums",
+    "measure_frame",
+    "frame_shift",
     "events",
     "dose",
 )

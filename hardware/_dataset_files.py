@@ -71,6 +71,16 @@ class DatasetFiles(Protocol):
         """
         ...
 
+    def read(self, index: int) -> np.ndarray:
+        """A frame that was written, shape (height, width).
+
+        Raises
+        ------
+        OSError
+            Where it can't be read, or isn't all there.
+        """
+        ...
+
     def append_line(self, line: dict[str, Any]) -> None:
         """Add a frame's line, in their order: it counts."""
         ...
@@ -82,6 +92,14 @@ class DatasetFiles(Protocol):
     def release(self) -> None:
         """Close what is open, as it is."""
         ...
+
+
+def read_frame(path: Path, offset: int, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """A frame's uncompressed bytes, which lie in one piece."""
+    pixels = np.fromfile(path, dtype, shape[0] * shape[1], offset=offset)
+    if pixels.size != shape[0] * shape[1]:
+        raise OSError(errno.ENODATA, f"only {pixels.size} of {shape[0] * shape[1]} pixels are there", str(path))
+    return pixels.reshape(shape)
 
 
 class FrameList:

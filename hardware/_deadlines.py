@@ -17,6 +17,9 @@ DISK_S = 10.0
 SLOWEST_DISK_MB_S = 100.0
 """What is in MMCore's buffer reaches the disk at least at this speed."""
 
+MEASURING_S = 30.0
+"""The first measurement imports what it needs; one of a large frame on a slow machine takes seconds."""
+
 URGENT = frozenset(("safety", "halt", "rearm", "arm"))
 """Calls that have a listener of their own, so that they wait behind no other call and no full pool of connections."""
 
@@ -77,6 +80,8 @@ def allowance_s(scope: Scope, name: str, values: Mapping[str, Any], axes: Mappin
             return max(0.0, min(values["wait_s"], 30.0))
         case "open_recording" | "close_recording" | "stop_recording" | "hold_recording":
             return stopping_s(scope, axes) - scope.micromanager.call_timeout_s
+        case "measure_frame" | "frame_shift":
+            return MEASURING_S
         case "rearm" | "reclaim":
             return LOADING_S  # they may load everything
         case "lights_off":

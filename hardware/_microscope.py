@@ -58,8 +58,12 @@ from ._surface import (
     SAMPLE_ID,
     BurstProgram,
     CameraState,
+    FocusMetric,
     FocusState,
+    FrameAt,
+    FrameMeasure,
     FrameSettings,
+    FrameShift,
     HardwareInfo,
     HardwareState,
     LightOff,
@@ -523,6 +527,14 @@ class Microscope(HandsOver):
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         self._alive()
         return self._recorder.checksums(recording, dataset)
+
+    def measure_frame(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:
+        self._alive()
+        return self._recorder.measure(frame, metric)
+
+    def frame_shift(self, frame: FrameAt, reference: FrameAt) -> FrameShift:
+        self._alive()
+        return self._recorder.shift(frame, reference)
 
     def events(self, seen: int = -1, wait_s: float = 0.0) -> EventBatch:
         self._alive()

@@ -18,7 +18,7 @@ import xxhash
 
 from ..formats import SUFFIXES, XML_AT, Format, ImageFacts, TiffLayout, counted, ome_xml, pages
 from . import _direct
-from ._dataset_files import FrameList
+from ._dataset_files import FrameList, read_frame
 from ._direct import NO_DIRECT, DirectBuffer, reserve, sync, write_at
 from ._surface import DatasetPlan
 from ._unfinished import Unfinished, finish_tiff, sync_folder
@@ -131,6 +131,10 @@ class TiffFiles:
     def sync(self, indices: Sequence[int]) -> None:
         """They are all in one file."""
         sync(self._file)
+
+    def read(self, index: int) -> np.ndarray:
+        """See `DatasetFiles`."""
+        return read_frame(self.path, self._layout.frame(index), self.frame_shape, self.dtype)
 
     def append_line(self, line: dict[str, Any]) -> None:
         """Add a frame's line: it counts."""

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from ..formats import PAGE, SUFFIXES, Format, ImageFacts, ngff
-from ._dataset_files import FrameList
+from ._dataset_files import FrameList, read_frame
 from ._direct import NO_DIRECT, O_DIRECT, DirectBuffer, sync, sync_all, write_all
 from ._surface import DatasetPlan
 from ._unfinished import Unfinished, drop_chunks, sync_folder, write_json
@@ -106,6 +106,10 @@ class ZarrFiles:
             finally:
                 os.close(descriptor)
             sync_folder(folder)
+
+    def read(self, index: int) -> np.ndarray:
+        """See `DatasetFiles`."""
+        return read_frame(self._folder(index) / "0", 0, self.frame_shape, self.dtype)
 
     def append_line(self, line: dict[str, Any]) -> None:
         """Add a frame's line: it counts."""

@@ -6,7 +6,8 @@ the current camera is the one that was set last. `Mixed` is how it is called: C+
 without it.
 
 A Python device may define, beside what its base class asks for: ``placed(folder)``, told before it is initialised where this
-microscope's services keep their files; ``joined(hub)``, told its hub by a ``Parent`` line; ``stop_sequence()`` of a camera, to
+microscope's services keep their files; ``sees(stages)``, given what tells where other devices stand (a simulated camera
+draws by it); ``joined(hub)``, told its hub by a ``Parent`` line; ``stop_sequence()`` of a camera, to
 be woken when its sequence ends; ``get_galvo_position()`` and ``set_galvo_position(x, y)`` of a galvo.
 """
 
@@ -43,6 +44,8 @@ class PythonCore(UniMMCore):
         super().loadPyDevice(label, device)
         if hasattr(device, "placed"):
             device.placed(self._folder)
+        if hasattr(device, "sees"):
+            device.sees(self)
 
     def setParentLabel(self, deviceLabel: str, parentHubLabel: str) -> None:
         super().setParentLabel(deviceLabel, parentHubLabel)

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ..config import Scope
 from ..formats import Format
 from ..layout import Layout
@@ -20,6 +22,7 @@ from ._dataset_files import DatasetFiles
 from ._deadlines import DISK_S, stopping_s
 from ._errors import ArgumentError, HardwareTimeout, LimitError, RecordingError, UnknownNameError
 from ._lights import Lights
+from ._measuring import sharpness, shift, structure
 from ._ome_metadata import image_facts
 from ._ome_tiff import TiffFiles
 from ._ome_zarr import ZarrFiles
@@ -28,7 +31,17 @@ from ._program_run import ProgramRun
 from ._programs import check_burst, check_volume
 from ._recording import Dataset, Recording
 from ._software_pace import SoftwarePace
-from ._surface import BurstProgram, FrameSettings, RecordingPlan, RecordingState, VolumeProgram
+from ._surface import (
+    BurstProgram,
+    FocusMetric,
+    FrameAt,
+    FrameMeasure,
+    FrameSettings,
+    FrameShift,
+    RecordingPlan,
+    RecordingState,
+    VolumeProgram,
+)
 from ._together import MultiCameras
 from ._unfinished import Unfinished
 from ._writer import FrameWriter
@@ -274,6 +287,32 @@ class Recorder:
         recording = self._known(identity)
         with recording.changed:
             return tuple(self._dataset(recording, dataset).checksums)
+
+    def measure(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:
+        """See `Hardware.measure_frame`."""
+        pixels = self._frame(frame)
+        return FrameMeasure(sharpness=sharpness(pixels, metric), structure=structure(pixels), mean=float(pixels.mean()))
+
+    def shift(self, frame: FrameAt, reference: FrameAt) -> FrameShift:
+        """See `Hardware.frame_shift`."""
+        x, y, correlation = shift(self._frame(frame), self._frame(reference))
+        return FrameShift(x_px=x, y_px=y, correlation=correlation)
+
+    def _frame(self, at: FrameAt) -> np.ndarray:
+        """What was written, not what was in memory."""
+        recording = self._known(at.recording)
+        dataset = self._dataset(recording, at.dataset)
+        if at.index >= dataset.written:
+            raise RecordingError(
+                f"{at.dataset} has {dataset.written} frames on disk, there is no frame {at.index}", **recording.counts()
+            )
+        try:
+            return dataset.files.read(at.index)
+        except OSError as error:
+            raise RecordingError(
+                f"frame {at.index} of {at.dataset} can't be read back from {dataset.files.path}: {error}",
+                **recording.counts(),
+            ) from error
 
     @property
     def idle(self) -> bool:

@@ -203,6 +203,36 @@ class RecordingState(_Value):
     """Grows with every change; `Hardware.recording` waits for it."""
 
 
+FocusMetric = Literal["tenengrad", "laplacian", "variance", "dct_entropy"]
+"""How sharpness is measured: squared gradient, variance of the Laplacian, variance over mean, entropy of the cosine transform."""
+
+
+class FrameAt(_Value):
+    """A frame that is on disk."""
+
+    recording: str
+    dataset: str
+    index: Annotated[int, Field(ge=0)]
+
+
+class FrameMeasure(_Value):
+    sharpness: float
+    """By the metric asked for, no unit."""
+    structure: float
+    """0: noise or nothing; towards 1: structure wider than a pixel. Says whether there is anything to be sharp."""
+    mean: float
+    """Counts."""
+
+
+class FrameShift(_Value):
+    x_px: float
+    """How far right of the reference, in (binned) pixels."""
+    y_px: float
+    """How far below it."""
+    correlation: float
+    """0 to 1: how well the two agree then."""
+
+
 class VolumeView(_Value):
     """One side of a volume: its camera, the piezo that moves with the sheet, the galvo that makes the sheet."""
 
@@ -421,6 +451,14 @@ class Hardware(Protocol):
 
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         """Checksum of every frame, taken from the camera's buffer before it was written, in order."""
+        ...
+
+    def measure_frame(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:
+        """How sharp a frame is, read back from its file. Touches no device."""
+        ...
+
+    def frame_shift(self, frame: FrameAt, reference: FrameAt) -> FrameShift:
+        """How far a frame's structure lies from where the reference has it; both have one size. Touches no device."""
         ...
 
     def safety(self) -> SafetyState:

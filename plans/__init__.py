@@ -11,11 +11,15 @@ from ..devices import PLANS, added_devices, additions
 from ..layout import Layout
 from ._adaptive import adaptive_time_lapse
 from ._burst import burst
+from ._calibration import calibrate_piezo_galvo, calibrate_stage_camera
+from ._centering import center_on_pixel
 from ._channels import channel_names
 from ._decision import Asked, Decided, decide
 from ._dry_run import Circumstances, DryRun, check, go_through
 from ._edge import edge_search
 from ._embryos import multi_embryo_round
+from ._focus_fit import FitError
+from ._focus_sweep import focus_sweep, head_focus_descent
 from ._imaging import snap
 from ._live import live
 from ._movement import home, move_axis, move_xy, move_z
@@ -24,6 +28,7 @@ from ._places import multi_position
 from ._positions import Positions
 from ._protocol import protocol
 from ._reading import observe
+from ._registering import register_views
 from ._restoring import restoring
 from ._rounds import time_lapse
 from ._space import wait_for_space
@@ -48,6 +53,7 @@ __all__ = [
     "Decided",
     "DryRun",
     "Estimate",
+    "FitError",
     "ParameterError",
     "Parameters",
     "PlanContext",
@@ -88,6 +94,12 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     overview,
     edge_search,
     live,
+    focus_sweep,
+    head_focus_descent,
+    calibrate_piezo_galvo,
+    calibrate_stage_camera,
+    register_views,
+    center_on_pixel,
 )
 _REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (
     multi_position,

@@ -12,9 +12,19 @@ from bluesky import Msg
 
 from ..config import Axis, Scope
 from ..devices import CameraPlan, Geometry, ProgramPlan, added_devices, in_series
-from ..hardware import BurstProgram, CameraState, Envelope, HardwareError, LimitError, VolumeProgram
+from ..hardware import (
+    BurstProgram,
+    CameraState,
+    Envelope,
+    FrameMeasure,
+    FrameShift,
+    HardwareError,
+    LimitError,
+    VolumeProgram,
+)
 from ..layout import Layout
 from ._acquisition import cameras_of
+from ._focus_fit import FitError
 from ._parameters import ParameterError, Problem
 from ._template import PlanContext, Template
 
@@ -85,7 +95,7 @@ def go_through(template: Template, parameters: Any, scope: Scope, circumstances:
     context = PlanContext(scope, stand.devices, circumstances.layout, dry=True)
     try:
         stand.go_through(template.body(_once(parameters), context))
-    except HardwareError as error:
+    except (HardwareError, FitError) as error:
         fields = error.fields
         problems.append(Problem(str(fields.get("thing", "plan")), str(error), fields.get("value"), fields.get("limit")))
     size, free = stand.bytes_of(found.frames), circumstances.free_bytes
@@ -119,6 +129,9 @@ class _Part:
     def another(self, series: str, position: str | None = None) -> _Part:
         return _Part(f"{self.name}_{series}")
 
+    def meter(self, metric: str) -> _MeterPart:
+        return _MeterPart(self.name)
+
     def get_index(self) -> int:
         return 0
 
@@ -131,6 +144,19 @@ class _Part:
 
     def read(self) -> dict[str, Any]:
         return {self.name: {"value": self.value, "timestamp": 0.0}}
+
+
+class _MeterPart(_Part):
+    """Stands for a camera that measures its frames: all are alike."""
+
+    def newest(self) -> None:
+        return None
+
+    def shift(self, frame: Any, reference: Any) -> FrameShift:
+        return FrameShift(x_px=0.0, y_px=0.0, correlation=1.0)
+
+    def read(self) -> dict[str, Any]:
+        return {f"{self.name}_{key}": {"value": 1.0, "timestamp": 0.0} for key in FrameMeasure.model_fields}
 
 
 class _AxisPart(_Part):
@@ -267,7 +293,7 @@ class _Stand:
                 return
             try:
                 answer = self._answer(msg)
-            except HardwareError:
+            except (HardwareError, FitError):
                 plan.close()
                 raise
         plan.close()

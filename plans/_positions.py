@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import time
 from typing import Any
 
 from ..config import Position, Scope
 from ..layout import Layout
+from ._calibrations import Calibrations, keep
 
 
 class Positions:
@@ -21,6 +20,12 @@ class Positions:
 
     def __init__(self, scope: Scope, layout: Layout) -> None:
         self._scope, self._file = scope, layout.positions
+        self._calibrations = Calibrations(layout)
+
+    @property
+    def calibrations(self) -> Calibrations:
+        """What lies beside them: what calibrations found."""
+        return self._calibrations
 
     def names(self) -> list[str]:
         return sorted({*self._scope.positions, *self._marked()})
@@ -43,12 +48,7 @@ class Positions:
         marked = self._marked()
         before = marked.get(name)
         marked[name] = {**place.model_dump(), "run_uid": run_uid, "at": time.time()}
-        draft = self._file.with_name(f".{self._file.name}.{secrets.token_hex(4)}")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(marked, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self._file)
+        keep(self._file, marked)
         return None if before is None else Position(**{key: before[key] for key in ("x_um", "y_um", "z_um")})
 
     def _marked(self) -> dict[str, dict[str, Any]]:

@@ -6,15 +6,17 @@ from typing import Annotated, Any, Literal, Self
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from pydantic import Field, FiniteFloat, create_model, model_validator
+from pydantic import Field, FiniteFloat, ValidationInfo, create_model, model_validator
 
 from ..config import Calibration, Galvo, Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView, slice_timing, volume_ms
 from ._acquisition import Flown, channels_of, frame_settings, one_run
+from ._calibrations import Calibrations
 from ._imaging import common_fields, example_channel, imaging_estimate
 from ._movement import device_of
 from ._parameters import Parameters, choice, count, number
+from ._positions import Positions
 from ._reading import value
 from ._stack import centred_steps
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
@@ -22,7 +24,7 @@ from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 def acquire_volume(scope: Scope) -> Template | None:
     """Needs, for each view, one camera and one stage (piezo) of that view; a galvo of the view where there is one."""
-    views = {view: parts for view in ("A", "B") if (parts := _view_parts(scope, view)) is not None}
+    views = {view: parts for view in ("A", "B") if (parts := view_parts(scope, view)) is not None}
     if not views:
         return None
     swept = scope.volume.trigger == "tiger_spim"
@@ -36,7 +38,9 @@ def acquire_volume(scope: Scope) -> Template | None:
 
     class Checked(Parameters):
         @model_validator(mode="after")
-        def _inside_the_limits(self) -> Self:
+        def _inside_the_limits(self, info: ValidationInfo) -> Self:
+            positions: Positions | None = (info.context or {}).get("positions")
+            stored = None if positions is None else positions.calibrations
             if not swept and getattr(self, "sheet_width_deg", None) is not None:
                 raise ValueError(
                     "sheet_width_deg: nothing sweeps the sheet during an exposure with volume.trigger:"
@@ -44,7 +48,14 @@ def acquire_volume(scope: Scope) -> Template | None:
                 )
             centre = getattr(self, "centre_piezo_um", None)
             for view in chosen_views(self, views):
-                program_of(self, scope, views, {view: 0.0 if centre is None else centre}, check=centre is not None)
+                program_of(
+                    self,
+                    scope,
+                    views,
+                    {view: 0.0 if centre is None else centre},
+                    check=centre is not None,
+                    stored=stored,
+                )
             return self
 
     model = create_model(
@@ -69,7 +80,9 @@ def acquire_volume(scope: Scope) -> Template | None:
         calibration=(
             Annotated[
                 Literal["stored"] | CalibrationParameters,
-                Field(description="piezo against scanner: stored (in scope.yml), or {slope_um_per_deg, offset_um?}"),
+                Field(
+                    description="piezo against scanner: stored (measured, or scope.yml), or {slope_um_per_deg, offset_um?}"
+                ),
             ],
             "stored",
         ),
@@ -94,7 +107,16 @@ def acquire_volume(scope: Scope) -> Template | None:
                 centres[view] = parameters.centre_piezo_um
                 if centres[view] is None:
                     centres[view] = yield from value(device_of(self.context, views[view][1]))
-            program = program_of(parameters, scope, views, centres, check=True, channel=channel, series=series)
+            program = program_of(
+                parameters,
+                scope,
+                views,
+                centres,
+                check=True,
+                channel=channel,
+                series=series,
+                stored=self.context.positions.calibrations,
+            )
             datasets = self.datasets(
                 self.cameras, parameters.slices, channel, series, axis="z", step_um=parameters.step_um
             )
@@ -140,7 +162,7 @@ ViewParts = tuple[str, str, str | None]
 """Camera, piezo and (where there is one) galvo of a view."""
 
 
-def _view_parts(scope: Scope, view: str) -> ViewParts | None:
+def view_parts(scope: Scope, view: str) -> ViewParts | None:
     def of(kind: str) -> str | None:
         return next((name for name, device in scope.of_kind(kind).items() if device.view == view), None)
 
@@ -161,6 +183,7 @@ def program_of(
     check: bool,
     channel: Any = None,
     series: str = "",
+    stored: Calibrations | None = None,
 ) -> VolumeProgram:
     """The slices of the views in ``centres`` (piezo centre in µm by view), in one channel.
 
@@ -178,7 +201,7 @@ def program_of(
         checks = [(axes[piezo], targets)]
         angles = None
         if galvo is not None:
-            calibration = calibration_of(parameters, scope.of_kind("galvo")[galvo], galvo)
+            calibration = calibration_of(parameters, scope.of_kind("galvo")[galvo], galvo, stored)
             angles = tuple((um - calibration.offset_um) / calibration.slope_um_per_deg for um in targets)
             checks.append((axes[f"{galvo}.y"], list(angles)))
             offset, width = parameters.sheet_offset_deg, parameters.sheet_width_deg
@@ -229,12 +252,15 @@ def by_controller(parameters: Any, scope: Scope, cameras: list[str], software: E
     return Estimate(seconds=RUN_S + total, frames=software.frames, dose=dose | held)
 
 
-def calibration_of(parameters: Any, galvo: Galvo, name: str) -> Calibration:
+def calibration_of(parameters: Any, galvo: Galvo, name: str, stored: Calibrations | None = None) -> Calibration:
+    """What was asked for; for ``stored`` what a calibration found last (`calibrate_piezo_galvo`), else what scope.yml says."""
     if parameters.calibration != "stored":
         return Calibration.model_validate(parameters.calibration.model_dump())
+    if stored is not None and (found := stored.piezo_galvo(name)) is not None:
+        return found
     if galvo.calibration is None:
         raise ValueError(
             f"calibration: {name} has no stored calibration (scope.yml: devices.{name}.calibration);"
-            " give {slope_um_per_deg, offset_um}"
+            " run calibrate_piezo_galvo, or give {slope_um_per_deg, offset_um}"
         )
     return galvo.calibration

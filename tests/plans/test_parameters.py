@@ -40,6 +40,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "acquire_volume": {"slices": 20, "step_um": 0.5, "channels": [{"name": "gfp", "exposure_ms": 20.0}]},
     "tile_scan": {"rows": 3, "columns": 4, "overlap_pct": 15.0, "camera": "overview"},
     "overview": {"grid": {"rows": 2, "columns": 3, "step_x_um": 500.0, "step_y_um": 400.0}},
+    "focus_sweep": {"range_um": 10.0, "step_um": 0.5, "camera": "overview", "channels": [{"name": "gfp"}]},
+    "head_focus_descent": {"axis": "f", "descent_um": -50.0, "camera": "overview"},
+    "calibrate_piezo_galvo": {"view": "B", "piezo_um": [-10.0, 10.0], "channels": [{"name": "gfp"}]},
+    "calibrate_stage_camera": {"camera": "overview", "step_um": 20.0},
+    "register_views": {"channels": [{"name": "gfp"}]},
+    "center_on_pixel": {"run_uid": "0" * 36, "dataset": "overview", "index": 0, "x_frac": 0.25, "y_frac": 0.5},
     "multi_position": {
         "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
         "do": {"plan": "snap", "kwargs": {"camera": "overview"}},
@@ -151,6 +157,15 @@ def test_a_move_counts_what_the_scope_file_says() -> None:
         ("snap", {"n": 0}, "n", "1"),
         ("snap", {"channels": [{"name": "gfp"}, {"name": "gfp"}]}, "channels", "twice"),
         ("burst", {"frames": 3, "channels": [{"name": "gfp"}, {"name": "dapi"}]}, "channels", "1"),
+        ("head_focus_descent", {"axis": "f", "descent_um": 401.0}, "descent_um", "400"),
+        ("calibrate_piezo_galvo", {"piezo_um": [0.0]}, "piezo_um", "2"),
+        ("calibrate_piezo_galvo", {"piezo_um": [0.0, 0.0]}, "piezo_um", "twice"),
+        ("calibrate_piezo_galvo", {"piezo_um": [0.0, 201.0]}, "piezo_um.1", "200"),
+        ("calibrate_stage_camera", {"step_um": math.inf}, "step_um", "finite"),
+        ("register_views", {"store": 1}, "store", "boolean"),
+        ("center_on_pixel", {**GOOD["center_on_pixel"], "run_uid": "../../etc"}, "run_uid", "pattern"),
+        ("center_on_pixel", {**GOOD["center_on_pixel"], "x_frac": 1.5}, "x_frac", "1"),
+        ("center_on_pixel", {**GOOD["center_on_pixel"], "index": -1}, "index", "0"),
         ("snap", {"binning": 17}, "binning", "16"),
         ("snap", {"roi": {"x_px": -1, "y_px": 0, "width_px": 1, "height_px": 1}}, "roi.x_px", "0"),
         ("snap", {"focus": "sweep"}, "focus", "lock"),
@@ -236,7 +251,7 @@ def test_a_refusal_names_the_field_and_the_limit(name: str, kwargs: dict[str, An
     assert limit in str(refused.value)
 
 
-def test_agents_neither_home_nor_mark_positions() -> None:
+def test_agents_neither_home_nor_descend_nor_mark_positions() -> None:
     """R5.8 homing can't be called by agents, and the places that they go to are named by people."""
     text = files("queuescope.startup").joinpath("user_group_permissions.yaml").read_text()
     permissions = yaml.safe_load(text)["user_groups"]
@@ -248,7 +263,7 @@ def test_agents_neither_home_nor_mark_positions() -> None:
         user_group_permissions={"user_groups": permissions},
     )
     alone = {name for name, template in TEMPLATES.items() if template.people_only}
-    assert set(TEMPLATES) - set(allowed["agent"]) == alone >= {"home", "mark_position"}
+    assert set(TEMPLATES) - set(allowed["agent"]) == alone >= {"home", "mark_position", "head_focus_descent"}
     for group in ("operator", "primary", "admin"):
         assert set(TEMPLATES) == set(allowed[group])
 
