@@ -19,10 +19,18 @@ from ._doing import Do, do_field
 from ._live_places import Live, LivePlaces
 from ._movement import MOVE_S
 from ._parameters import Parameters, choice, count, number, place_field
-from ._places import LONGEST_NAME, MOST_PLACES, check_places, place_name, places_field, safe_z_fields
+from ._places import (
+    LONGEST_NAME,
+    MOST_PLACES,
+    check_places,
+    example_place,
+    place_name,
+    places_field,
+    safe_z_fields,
+)
 from ._rounds import RoundRecord, in_time
 from ._space import wait_for_space
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 KEEP_S = 0.3
 """So long before the next round is due a decision ends."""
@@ -342,7 +350,8 @@ def adaptive_time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return _estimate(parameters, scope, do, burst)
 
-    return Template("adaptive_time_lapse", model, body, estimate)
+    example = {"positions": [example_place(scope)], "do": do.example(), "interval_s": 1.0, "rounds": 2}
+    return Template("adaptive_time_lapse", model, body, estimate, example=example)
 
 
 def check_lapse(parameters: Any, scope: Scope, estimate_of: Any) -> Any:
@@ -388,10 +397,10 @@ def _estimate(parameters: Any, scope: Scope, do: Do, burst: Template | None) -> 
     highest = {name: high for name, (_, _, high) in power_limits(parameters, scope).items()}
     brightest = parameters.do.model_copy(update={"kwargs": with_power(parameters.do.kwargs, highest)})
     one, rounds = do.estimate(brightest, scope), parameters.rounds
-    visits_s = most * (one.seconds - 1.0 + 3 * MOVE_S)
+    visits_s = most * (one.seconds - RUN_S + 3 * MOVE_S)
     frames = {f"{dataset}_{name}": count * rounds for name in names for dataset, count in one.frames.items()}
     dose = {light: value * most * rounds for light, value in one.dose.items()}
-    seconds = 1.0 + (rounds - 1) * max(interval_limits(parameters)[1], visits_s) + visits_s
+    seconds = RUN_S + (rounds - 1) * max(interval_limits(parameters)[1], visits_s) + visits_s
     if parameters.burst is not None and burst is not None:
         flash, times = burst.estimate(parameters.burst, scope), parameters.max_bursts
         seconds += times * flash.seconds

@@ -173,7 +173,8 @@ def calibrate_piezo_galvo(scope: Scope) -> Template | None:
         frames = parameters.steps * len(parameters.piezo_um)
         return measured_estimate(parameters, scope, [views[parameters.view][0]], frames)
 
-    return Template("calibrate_piezo_galvo", model, body, estimate)
+    example = {"piezo_um": [middle - span, middle + span], "steps": 5, **example_channel(scope)}
+    return Template("calibrate_piezo_galvo", model, body, estimate, example=example)
 
 
 class StageCamera(Measured):
@@ -262,7 +263,7 @@ def calibrate_stage_camera(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return measured_estimate(parameters, scope, [parameters.camera], 5)
 
-    return Template("calibrate_stage_camera", model, body, estimate)
+    return Template("calibrate_stage_camera", model, body, estimate, example=example_channel(scope))
 
 
 def check_correlation(correlation: float, what: str, remedy: str) -> None:

@@ -159,7 +159,11 @@ def center_on_pixel(scope: Scope) -> Template | None:
             "after": {um: after[name] for um, name in names.items()},
         }
 
-    return Template("center_on_pixel", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S))
+    camera = next(iter(scope.of_kind("camera")))
+    example = {"run_uid": "5e8f6c1a-run-uid", "dataset": camera, "index": 0, "x_frac": 0.5, "y_frac": 0.5}
+    return Template(
+        "center_on_pixel", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S), example=example
+    )
 
 
 def _check_objective(scope: Scope, frame: FrameTaken, label: str) -> None:

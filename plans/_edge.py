@@ -15,7 +15,7 @@ from ..config import Scope
 from ..ledger import BY_DEFAULT, Question
 from ._acquisition import Stepped, cameras_of, go_to, run_of
 from ._decision import DecisionRecord, decide, tell
-from ._imaging import camera_choices, common_fields, imaging_estimate
+from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
 from ._movement import MOVE_S, device_of
 from ._parameters import Parameters, choice, count, number
 from ._reading import value
@@ -184,4 +184,8 @@ def edge_search(scope: Scope) -> Template | None:
         seconds = one.seconds + frames * (parameters.decision_s + MOVE_S)
         return Estimate(seconds, one.frames, one.dose)
 
-    return Template("edge_search", model, body, estimate)
+    example = {
+        **{"axis": next(iter(axes)), "step_um": 1.0, "max_steps": 2, "decision_s": 0.5},
+        **example_channel(scope),
+    }
+    return Template("edge_search", model, body, estimate, example=example)

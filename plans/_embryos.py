@@ -12,8 +12,8 @@ from ._acquisition import Acquisition, channels_of, one_run, with_power
 from ._doing import do_field
 from ._movement import MOVE_S
 from ._parameters import Parameters, number, place_field
-from ._places import LONGEST_NAME, MOST_PLACES, Visits, safe_z_fields
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._places import LONGEST_NAME, MOST_PLACES, Visits, example_place, safe_z_fields
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 
 class EmbryoRound(Visits):
@@ -140,13 +140,14 @@ def multi_embryo_round(scope: Scope, made: Mapping[str, Template]) -> Template |
         return (yield from one_run(acquire(parameters, context), do=parameters.do.plan))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        seconds, frames, dose = 1.0, dict[str, int](), dict[str, float]()
+        seconds, frames, dose = RUN_S, dict[str, int](), dict[str, float]()
         for one in parameters.embryos:
             found = do.estimate(done_of(parameters.do, one), scope)
-            seconds += found.seconds - 1.0 + 3 * MOVE_S
+            seconds += found.seconds - RUN_S + 3 * MOVE_S
             frames |= {f"{dataset}_{one.id}": count for dataset, count in found.frames.items()}
             for light, value in found.dose.items():
                 dose[light] = dose.get(light, 0.0) + value
         return Estimate(seconds, frames, dose)
 
-    return Template("multi_embryo_round", model, body, estimate, acquire=acquire)
+    example = {"embryos": [{"id": "e1", "position": example_place(scope)}], "do": do.example()}
+    return Template("multi_embryo_round", model, body, estimate, acquire=acquire, example=example)

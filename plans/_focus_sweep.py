@@ -18,7 +18,7 @@ from ..devices import CameraPlan, Finding, FrameMeter
 from ..hardware import FocusMetric
 from ._acquisition import Acquisition, channels_of, frame_settings, go_to, one_run
 from ._focus_fit import Peak, check_r2, check_structure, fit_peak
-from ._imaging import common_fields, imaging_estimate
+from ._imaging import common_fields, example_channel, imaging_estimate
 from ._movement import device_of
 from ._parameters import Parameters, choice, number
 from ._reading import observe, value
@@ -280,7 +280,8 @@ def focus_sweep(scope: Scope) -> Template | None:
             parameters, scope, [parameters.camera], stack_slices(parameters.range_um, parameters.step_um)
         )
 
-    return Template("focus_sweep", model, body, estimate)
+    example = {"range_um": 4.0, "step_um": 1.0, **example_channel(scope)}
+    return Template("focus_sweep", model, body, estimate, example=example)
 
 
 def head_focus_descent(scope: Scope) -> Template | None:
@@ -331,7 +332,8 @@ def head_focus_descent(scope: Scope) -> Template | None:
         slices = stack_slices(abs(parameters.descent_um), parameters.step_um)
         return measured_estimate(parameters, scope, [parameters.camera], slices)
 
-    return Template("head_focus_descent", model, body, estimate)
+    example = {"axis": next(iter(stages)), "descent_um": 4.0, "step_um": 1.0, **example_channel(scope)}
+    return Template("head_focus_descent", model, body, estimate, example=example, people_only=True)
 
 
 def measured_estimate(parameters: Any, scope: Scope, cameras: list[str], frames: int) -> Estimate:

@@ -14,7 +14,7 @@ from ..devices import LivePlan
 from ..hardware import FrameSettings
 from ._parameters import Parameters, choice, number
 from ._reading import observe
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 LONGEST_S = 120.0
 VIEWER_S = 2.0
@@ -74,9 +74,9 @@ def live(scope: Scope) -> Template | None:
         exposure_s = (settings.exposure_ms or OTHERS_MS) / 1000
         lit_s = parameters.max_s * exposure_s / max(EVERY_S, exposure_s)
         dose = {settings.light: lit_s * (settings.power_pct or 0.0)} if settings.light else {}
-        return Estimate(seconds=1.0 + parameters.max_s, dose=dose)
+        return Estimate(seconds=RUN_S + parameters.max_s, dose=dose)
 
-    return Template("live", model, body, estimate)
+    return Template("live", model, body, estimate, example={"max_s": 0.5})
 
 
 def settings_of(parameters: Any, scope: Scope) -> FrameSettings:

@@ -158,6 +158,14 @@ def check_places(what: Any, positions: list[Any], datasets: Iterable[str], plan:
         )
 
 
+def example_place(scope: Scope) -> dict[str, float]:
+    """A place that any sample stage reaches."""
+    x, y, _ = scope.sample_axes()
+    assert x is not None
+    assert y is not None
+    return {"x_um": nearest(0.0, scope.axes()[x].limits), "y_um": nearest(0.0, scope.axes()[y].limits)}
+
+
 def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | None:
     """``made``: what may be done at each place, among others."""
     x, y, _ = scope.sample_axes()
@@ -205,6 +213,5 @@ def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | Non
             dose={light: dose * places for light, dose in one.dose.items()},
         )
 
-    place_there = {"x_um": nearest(0.0, scope.axes()[x].limits), "y_um": nearest(0.0, scope.axes()[y].limits)}
-    example = {"positions": [place_there], "do": do.example()}
+    example = {"positions": [example_place(scope)], "do": do.example()}
     return Template("multi_position", model, body, estimate, acquire=acquire, example=example)

@@ -71,4 +71,4 @@ def register_views(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return measured_estimate(parameters, scope, [cameras["A"], cameras["B"]], 1)
 
-    return Template("register_views", model, body, estimate)
+    return Template("register_views", model, body, estimate, example=example_channel(scope))

@@ -17,6 +17,7 @@ from ._reading import observe
 from ._rounds import RoundRecord, all_rounds, in_time
 from ._space import wait_for_space
 from ._state import check_target
+from ._movement import nearest
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 
@@ -119,4 +120,5 @@ def temperature_burst(scope: Scope, made: Mapping[str, Template]) -> Template | 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return all_rounds(do.estimate(parameters.do, scope), parameters.rounds, parameters.interval_s)
 
-    return Template("temperature_burst", model, body, estimate)
+    example = {"target_c": nearest(37.0, limits[0]), "do": do.example(), "interval_s": 0.5, "rounds": 2}
+    return Template("temperature_burst", model, body, estimate, example=example)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,15 @@ SCOPE = load_scope("demo-dispim", environ={})
 TEMPLATES = templates(SCOPE)
 NAMES = sorted(TEMPLATES)
 SAMPLE = "templates-worm"
+REFUSED = {
+    **dict.fromkeys(("focus_sweep", "head_focus_descent", "calibrate_piezo_galvo"), "peak|flat|R²|sharp"),
+    **dict.fromkeys(("calibrate_stage_camera", "register_views"), "agree|empty|R²"),
+    "center_on_pixel": "no run",
+}
+"""What ends these examples on a microscope whose images have no focus, before there is any run: they are right to fail.
+`tests/plans/test_focus.py` has a sample that they work on."""
+AT_MOST = {"edge_search", "head_focus_descent"}
+"""What is checked is the most that may come."""
 
 
 def until(true: Callable[[], Any], what: str, limit_s: float = 200) -> Any:
@@ -96,12 +106,22 @@ def api(stack: Any) -> Iterator[HttpAPI]:
 def test_it_runs_over_rest_as_its_check_said(name: str, ran: dict[str, Ran], client: httpx.Client) -> None:
     """Issue 5, item 3: it may run, and frames and bytes are exact."""
     checked, operation = ran[name].checked, ran[name].operation
-    assert (checked["ok"], checked["problems"]) == (True, [])
+    if name == "center_on_pixel":
+        assert not checked["ok"]
+    else:
+        assert (checked["ok"], checked["problems"]) == (True, [])
+    if name in REFUSED:
+        assert operation["state"] == "failed"
+        assert re.search(REFUSED[name], operation["error"]["detail"]), operation["error"]
+        return
     assert operation["state"] == "succeeded", operation["error"]
     datasets = [one for uid in operation["run_uids"] for one in client.get(f"/api/runs/{uid}").json()["datasets"]]
     written: dict[str, int] = {}
     for one in datasets:
         written[one["name"]] = written.get(one["name"], 0) + one["frames_written"]
+    if name in AT_MOST:
+        assert all(0 < count <= checked["frames"][dataset] for dataset, count in written.items())
+        return
     assert written == checked["frames"]
     size = sum(math.prod(one["shape"]) * np.dtype(one["dtype"]).itemsize for one in datasets)
     assert size == (checked["bytes"] or 0)
@@ -111,15 +131,15 @@ def test_it_runs_over_rest_as_its_check_said(name: str, ran: dict[str, Ran], cli
 def test_it_runs_from_the_terminal(name: str, stack: Any) -> None:
     words = [f"{key}={json.dumps(value)}" for key, value in TEMPLATES[name].example.items()]
     done = CliRunner().invoke(complete_app(), ["run", name, *words, "--json", "--data", str(stack.data)])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout.splitlines()[-1])["exit_status"] == "completed"
+    assert done.exit_code == (1 if name in REFUSED else 0), done.output
+    assert json.loads(done.stdout.splitlines()[-1])["state"] == ("failed" if name in REFUSED else "succeeded")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_from_bluesky_queueserver_api(name: str, stack: Any, api: HttpAPI) -> None:
     """The stock client, over HTTP, without a key: an operator may."""
     uid = api.item_add(BPlan(name, **TEMPLATES[name].example))["item"]["item_uid"]
-    assert stack.wait(uid)["result"]["exit_status"] == "completed"
+    assert stack.wait(uid)["result"]["exit_status"] == ("failed" if name in REFUSED else "completed")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +153,7 @@ def test_a_run_is_understood_from_tiled_alone(name: str, ran: dict[str, Ran], ca
         assert (plan, kwargs) == (name, dict(TEMPLATES[name].example)) or "step" in start
         assert start["objective"]["pixel_um"] > 0
         assert start["channels"] == channel_names(TEMPLATES[plan].check(kwargs))
-        assert run.metadata["stop"]["exit_status"] == "success"
+        assert run.metadata["stop"]["exit_status"] == ("fail" if name in REFUSED else "success")
         frames = 0
         for stream in run._stream_names:
             described = run.base[stream].metadata
