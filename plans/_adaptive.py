@@ -17,7 +17,6 @@ from ._acquisition import channels_of, frame_settings, run_of, with_power
 from ._decision import DecisionRecord, decide, tell
 from ._doing import Do, do_field
 from ._live_places import Live, LivePlaces
-from ._movement import MOVE_S
 from ._parameters import Parameters, choice, count, number, place_field
 from ._places import (
     LONGEST_NAME,
@@ -27,6 +26,7 @@ from ._places import (
     place_name,
     places_field,
     safe_z_fields,
+    visit_s,
 )
 from ._rounds import RoundRecord, in_time
 from ._space import wait_for_space
@@ -397,7 +397,7 @@ def _estimate(parameters: Any, scope: Scope, do: Do, burst: Template | None) -> 
     highest = {name: high for name, (_, _, high) in power_limits(parameters, scope).items()}
     brightest = parameters.do.model_copy(update={"kwargs": with_power(parameters.do.kwargs, highest)})
     one, rounds = do.estimate(brightest, scope), parameters.rounds
-    visits_s = most * (one.seconds - RUN_S + 3 * MOVE_S)
+    visits_s = most * (one.seconds - RUN_S + visit_s(scope, parameters))
     frames = {f"{dataset}_{name}": count * rounds for name in names for dataset, count in one.frames.items()}
     dose = {light: value * most * rounds for light, value in one.dose.items()}
     seconds = RUN_S + (rounds - 1) * max(interval_limits(parameters)[1], visits_s) + visits_s

@@ -15,6 +15,7 @@ from ..config import Scope
 from ._acquisition import one_run
 from ._focus_fit import FitError, Line, check_r2, check_structure, fit_line, fit_map
 from ._focus_sweep import Curve, Measured, fit_fields, measured_estimate, measured_fields
+from ._imaging import example_channel
 from ._parameters import Parameters, choice, count, number
 from ._reading import answer, value
 from ._stack import centred_steps

@@ -15,7 +15,7 @@ from ..config import Scope
 from ..formats import frame_list
 from ..reading import RunLog, RunLogError, UnknownRunError
 from ._focus_fit import FitError
-from ._movement import MOVE_S, device_of
+from ._movement import device_of, move_s
 from ._parameters import Parameters, number
 from ._reading import observe, value
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -162,7 +162,7 @@ def center_on_pixel(scope: Scope) -> Template | None:
     camera = next(iter(scope.of_kind("camera")))
     example = {"run_uid": "5e8f6c1a-run-uid", "dataset": camera, "index": 0, "x_frac": 0.5, "y_frac": 0.5}
     return Template(
-        "center_on_pixel", model, body, lambda _parameters, _scope: Estimate(seconds=MOVE_S), example=example
+        "center_on_pixel", model, body, lambda _parameters, scope: Estimate(seconds=move_s(scope, x)), example=example
     )
 
 

@@ -16,7 +16,7 @@ from ..ledger import BY_DEFAULT, Question
 from ._acquisition import Stepped, cameras_of, go_to, run_of
 from ._decision import DecisionRecord, decide, tell
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
-from ._movement import MOVE_S, device_of
+from ._movement import device_of, move_s
 from ._parameters import Parameters, choice, count, number
 from ._reading import value
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -181,7 +181,7 @@ def edge_search(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         frames, cameras = most_frames(parameters), cameras_of(scope, parameters.camera)
         one = imaging_estimate(parameters, scope, cameras, frames, frames)
-        seconds = one.seconds + frames * (parameters.decision_s + MOVE_S)
+        seconds = one.seconds + frames * (parameters.decision_s + move_s(scope, parameters.axis))
         return Estimate(seconds, one.frames, one.dose)
 
     example = {

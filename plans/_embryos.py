@@ -10,9 +10,8 @@ from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, create
 from ..config import NAME, Scope
 from ._acquisition import Acquisition, channels_of, one_run, with_power
 from ._doing import do_field
-from ._movement import MOVE_S
 from ._parameters import Parameters, number, place_field
-from ._places import LONGEST_NAME, MOST_PLACES, Visits, example_place, safe_z_fields
+from ._places import LONGEST_NAME, MOST_PLACES, Visits, example_place, safe_z_fields, visit_s
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 
@@ -143,7 +142,7 @@ def multi_embryo_round(scope: Scope, made: Mapping[str, Template]) -> Template |
         seconds, frames, dose = RUN_S, dict[str, int](), dict[str, float]()
         for one in parameters.embryos:
             found = do.estimate(done_of(parameters.do, one), scope)
-            seconds += found.seconds - RUN_S + 3 * MOVE_S
+            seconds += found.seconds - RUN_S + visit_s(scope, parameters)
             frames |= {f"{dataset}_{one.id}": count for dataset, count in found.frames.items()}
             for light, value in found.dose.items():
                 dose[light] = dose.get(light, 0.0) + value

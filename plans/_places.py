@@ -166,6 +166,13 @@ def example_place(scope: Scope) -> dict[str, float]:
     return {"x_um": nearest(0.0, scope.axes()[x].limits), "y_um": nearest(0.0, scope.axes()[y].limits)}
 
 
+def visit_s(scope: Scope, parameters: Any) -> float:
+    """What going to a place counts in an estimate, over ``safe_z_um`` where it is given."""
+    x, _, z = scope.sample_axes()
+    over = getattr(parameters, "safe_z_um", None) is not None
+    return move_s(scope, x, *((z, z) if over else ()))
+
+
 def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | None:
     """``made``: what may be done at each place, among others."""
     x, y, _ = scope.sample_axes()
@@ -205,10 +212,8 @@ def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | Non
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         one, places = do.estimate(parameters.do, scope), len(parameters.positions)
         names = [place_name(place, index) for index, place in enumerate(parameters.positions)]
-        over = getattr(parameters, "safe_z_um", None) is not None
-        moves_s = move_s(scope, x, *((z, z) if over else ()))
         return Estimate(
-            seconds=RUN_S + places * (one.seconds - RUN_S + moves_s),
+            seconds=RUN_S + places * (one.seconds - RUN_S + visit_s(scope, parameters)),
             frames={f"{dataset}_{name}": count for name in names for dataset, count in one.frames.items()},
             dose={light: dose * places for light, dose in one.dose.items()},
         )

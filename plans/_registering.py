@@ -12,6 +12,7 @@ from ..config import Scope
 from ._calibration import calibrated, check_correlation, stored_field
 from ._focus_fit import check_structure
 from ._focus_sweep import Measured, measured_estimate, measured_fields
+from ._imaging import example_channel
 from ._parameters import Parameters
 from ._template import Estimate, PlanBody, PlanContext, Template
 

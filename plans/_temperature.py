@@ -12,12 +12,12 @@ from pydantic import create_model, model_validator
 from ..config import Scope
 from ._acquisition import Acquisition, run_of
 from ._doing import do_field
+from ._movement import nearest
 from ._parameters import Parameters, choice, count, number
 from ._reading import observe
 from ._rounds import RoundRecord, all_rounds, in_time
 from ._space import wait_for_space
 from ._state import check_target
-from ._movement import nearest
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 
