@@ -11,6 +11,7 @@ from ..layout import Layout
 from ._burst import burst
 from ._dry_run import Circumstances, DryRun, check
 from ._imaging import snap
+from ._mda import mda
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Problem
 from ._places import multi_position
@@ -65,6 +66,7 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     acquire_volume,
     tile_scan,
     overview,
+    mda,
 )
 _REPEATING: tuple[Callable[[Scope, Mapping[str, Template]], Template | None], ...] = (multi_position, time_lapse)
 """What repeats others, in this order: each may be repeated by those after it."""

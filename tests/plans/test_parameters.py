@@ -37,6 +37,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "acquire_volume": {"slices": 20, "step_um": 0.5, "channels": [{"name": "gfp", "exposure_ms": 20.0}]},
     "tile_scan": {"rows": 3, "columns": 4, "overlap_pct": 15.0, "camera": "overview"},
     "overview": {"grid": {"rows": 2, "columns": 3, "step_x_um": 500.0, "step_y_um": 400.0}},
+    "mda": {
+        "sequence": {
+            "channels": [{"config": "gfp", "exposure": 20.0}],
+            "stage_positions": [{"x": 1.0, "y": 2.0, "z": 3.0}],
+            "z_plan": {"range": 4.0, "step": 1.0},
+            "time_plan": {"interval": 30.0, "loops": 10},
+        }
+    },
     "multi_position": {
         "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
         "do": {"plan": "snap", "kwargs": {"camera": "overview"}},
