@@ -22,6 +22,7 @@ from ._focus_fit import FitError
 from ._focus_sweep import focus_sweep, head_focus_descent
 from ._imaging import snap
 from ._live import live
+from ._mda import mda
 from ._movement import home, move_axis, move_xy, move_z
 from ._parameters import ParameterError, Parameters, Problem, choice, count, number
 from ._places import multi_position
@@ -92,6 +93,7 @@ _TEMPLATES: tuple[Callable[[Scope], Template | None], ...] = (
     acquire_volume,
     tile_scan,
     overview,
+    mda,
     edge_search,
     live,
     focus_sweep,

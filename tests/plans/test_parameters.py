@@ -46,6 +46,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "calibrate_stage_camera": {"camera": "overview", "step_um": 20.0},
     "register_views": {"channels": [{"name": "gfp"}]},
     "center_on_pixel": {"run_uid": "0" * 36, "dataset": "overview", "index": 0, "x_frac": 0.25, "y_frac": 0.5},
+    "mda": {
+        "sequence": {
+            "channels": [{"config": "gfp", "exposure": 20.0}],
+            "stage_positions": [{"x": 1.0, "y": 2.0, "z": 3.0}],
+            "z_plan": {"range": 4.0, "step": 1.0},
+            "time_plan": {"interval": 30.0, "loops": 10},
+        }
+    },
     "multi_position": {
         "positions": [{"x_um": 1.0, "y_um": 2.0}, {"x_um": 3.0, "y_um": 4.0, "z_um": 5.0}],
         "do": {"plan": "snap", "kwargs": {"camera": "overview"}},
