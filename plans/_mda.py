@@ -27,17 +27,19 @@ from ._space import wait_for_space
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 AXES = "tpgcz"
-KEYS = {
-    "axis_order": "array",
-    "stage_positions": "array",
-    "grid_plan": "object",
-    "channels": "array",
-    "time_plan": "object",
-    "z_plan": "object",
-    "autofocus_plan": "object",
-    "keep_shutter_open_across": "array",
-    "metadata": "object",
+KEYS: dict[str, list[str]] = {
+    "axis_order": ["string", "array"],
+    "stage_positions": ["array", "object"],
+    "grid_plan": ["object", "null"],
+    "channels": ["array"],
+    "time_plan": ["object", "array", "null"],
+    "z_plan": ["object", "null"],
+    "autofocus_plan": ["object", "null"],
+    "keep_shutter_open_across": ["string", "array"],
+    "metadata": ["object"],
+    "setup": ["null"],
 }
+"""What a sequence may have, and as which JSON: an outline, useq's own schema is long."""
 DOC = (
     "a useq-schema MDASequence as JSON (https://pymmcore-plus.github.io/useq-schema/schema/sequence/), which must end;"
     " places in um of the stages, relative ones without a position are relative to 0; channels by their name in scope.yml, or"

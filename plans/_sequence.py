@@ -133,7 +133,7 @@ def _look_at(raw: Any, loc: Loc, depth: int, seen: list[int]) -> None:
                 _text(key, loc)
                 limit = COUNTS.get(key)
                 if limit is not None and isinstance(item, int | float) and not item <= limit:
-                    raise Refused((*loc, key), f"{item:g} is more than {limit}", item, limit)
+                    raise Refused((*loc, key), f"{_told(item)} is more than {limit}", _told(item), limit)
                 _look_at(item, (*loc, key), depth + 1, seen)
         case list() | tuple():
             if len(raw) > MOST_ITEMS:
@@ -152,7 +152,10 @@ def _look_at(raw: Any, loc: Loc, depth: int, seen: list[int]) -> None:
 
 
 def _told(value: float) -> Any:
-    return value if isinstance(value, float) and math.isfinite(value) else str(value)[:40]
+    """A number as JSON and an error's text can hold it."""
+    if isinstance(value, int):
+        return value if value.bit_length() <= 53 else f"an integer of {value.bit_length()} bits"
+    return value if math.isfinite(value) else str(value)
 
 
 def _text(raw: Any, loc: Loc) -> None:

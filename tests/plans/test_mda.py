@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from queuescope.config import load_scope
@@ -100,6 +101,10 @@ HOSTILE: dict[str, tuple[Any, str, str]] = {
     "true": ({"z_plan": {"range": True, "step": 1}}, "sequence.z_plan.range", "number"),
     "10^30": ({"z_plan": {"range": 10**30, "step": 1}}, "sequence.z_plan.range", "finite"),
     "10^400": ({"z_plan": {"range": 10**400, "step": 1}}, "sequence.z_plan.range", "finite"),
+    "10^400 loops": ({"time_plan": {"interval": 0, "loops": 10**400}}, "sequence.time_plan.loops", "bits"),
+    "10^5000": ({"z_plan": {"range": 10**5000, "step": 1}}, "sequence.z_plan.range", "bits"),
+    "NaN loops": ({"time_plan": {"interval": 0, "loops": float("nan")}}, "sequence.time_plan.loops", "nan"),
+    "a name that is no text": ({"z_plan": {1: 2}}, "sequence.z_plan", "text"),
     "step down": ({"z_plan": {"range": 4, "step": -1}}, "sequence.z_plan.step", "at least 0"),
     "upside down": ({"z_plan": {"top": 0, "bottom": 9, "step": 1}}, "sequence.z_plan.step", "slices"),
     "outside": ({"z_plan": {"range": 402, "step": 201}, **ONE}, "sequence.z_plan", "[-200"),
@@ -263,6 +268,12 @@ def test_channels_may_be_called_as_micro_manager_calls_them() -> None:
 def test_the_example_in_the_schema_can_be_done() -> None:
     (example,) = MDA.model.model_json_schema()["properties"]["sequence"]["examples"]
     MDA.check({"sequence": example})
+
+
+def test_the_schema_lets_pass_what_the_plan_takes() -> None:
+    schema = MDA.model.model_json_schema()
+    for sequence in CAN.values():
+        jsonschema.validate({"sequence": sequence}, schema)
 
 
 def test_a_long_time_lapse_is_estimated_without_its_events() -> None:
