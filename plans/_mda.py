@@ -316,7 +316,7 @@ def mda(scope: Scope) -> Template | None:
         the frames written and how many time points were late.
         """
         acquisition = Events(parameters, context)
-        metadata = {"axes": sorted(acquisition._survey.axes)}
+        metadata: dict[str, Any] = {"axes": sorted(acquisition._survey.axes)}
         return (yield from run_of(acquisition, acquisition.once, **metadata))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
