@@ -59,7 +59,7 @@ BODIES: tuple[dict[str, Any], ...] = (
     {"plan": "read_state", "kwargs": []},
     {"plan": "read_state", "kwargs": None},
     {"plan": "read_state", "args": [1]},
-    {"plan": "read_state", "restore": True},
+    {"plan": "read_state", "restore": "back"},
     {"plan": "read_state", "sample_id": 7},
     {"plan": "read_state", "session_id": SURROGATE},
     {"plan": "read_state", "note": math.nan},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,6 +14,8 @@ import psutil
 
 from ..layout import Layout
 
+CHECKER = "qs-checker"
+"""Process name of what checks plans (`startup`)."""
 PIDS = ("supervisor", "valkey", "tiled", "watchdog", "manager", "worker", "http", "courier", "hardware")
 
 
@@ -34,11 +37,13 @@ def server_id(layout: Layout) -> str:
 
 
 class QueueserverPids:
-    """Finds queueserver's manager and worker: forked children of the watchdog, told apart by the control socket."""
+    """Finds queueserver's manager and worker: forked children of the watchdog, told apart by the control socket. The checker of
+    plans, another one, has its name (Linux).
+    """
 
     def __init__(self, control: str) -> None:
         self._control = control
-        self._known: tuple[frozenset[int], int | None, int | None] = (frozenset(), None, None)
+        self._known: tuple[frozenset[tuple[int, str]], int | None, int | None] = (frozenset(), None, None)
 
     def pids(self, watchdog: int | None) -> tuple[int | None, int | None]:
         """Pids of manager and worker, None where there is none."""
@@ -48,13 +53,18 @@ class QueueserverPids:
             children = [p for p in process.children() if _command(p) == same] if process else []
         except psutil.NoSuchProcess:
             children = []
-        pids = frozenset(p.pid for p in children if p.status() != psutil.STATUS_ZOMBIE)
+        found: dict[psutil.Process, str] = {}
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found[child] = child.name()
+        here = frozenset((p.pid, name) for p, name in found.items())
         known, manager, worker = self._known
-        if pids != known or manager is None:
-            manager = next((p.pid for p in children if p.pid in pids and self._listens(p)), None)
-            others = [p for p in children if p.pid in pids and p.pid != manager]
+        if here != known or manager is None:
+            manager = next((p.pid for p in found if self._listens(p)), None)
+            others = [p for p, name in found.items() if p.pid != manager and name != CHECKER]
             worker = max(others, key=lambda p: p.create_time()).pid if manager and others else None
-            self._known = (pids, manager, worker)
+            self._known = (here, manager, worker)
         return manager, worker
 
     def _listens(self, process: psutil.Process) -> bool:

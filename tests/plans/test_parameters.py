@@ -282,7 +282,10 @@ def test_a_package_s_plan_that_is_people_s_alone_is_refused_to_agents_too() -> N
         files("queuescope.startup").joinpath("user_group_permissions.yaml").read_text()
     )
     groups = yaml.safe_load(permissions({**TEMPLATES, "burn": replace(TEMPLATES["snap"], people_only=True)}))
-    assert groups["user_groups"]["agent"]["forbidden_plans"] == [":^home$", ":^mark_position$", ":^burn$"]
+    assert groups["user_groups"]["agent"]["forbidden_plans"] == [
+        *(":^home$", ":^mark_position$", ":^head_focus_descent$"),
+        ":^burn$",
+    ]
 
 
 def test_in_software_time_the_sheet_has_no_width() -> None:

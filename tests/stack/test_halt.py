@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from queuescope.config import SCOPES
 from queuescope.hardware import LatchFile
 from queuescope.ledger import Ledger, Operations
+from queuescope.scripts._probes import NoAnswer
 
 
 def until(true: Callable[[], Any], limit_s: float = 60) -> Any:
@@ -149,7 +151,7 @@ def test_a_halt_ends_the_running_plan_and_stops_the_queue(stack: Any, plan: str,
     until(lambda: stack.hardware().value("stick") == "1")
     assert [one["item_uid"] for one in stack.manager().queue_get(reload=True)["items"]] == [waiting]
     until(lambda: not stack.manager().status(reload=True)["queue_autostart_enabled"])
-    assert stack.manager().status(reload=True)["manager_state"] == "idle"
+    until(lambda: stack.manager().status(reload=True)["manager_state"] == "idle")
     assert stack.post("/api/scope/rearm", {"resume_queue": True})[0] == 200
     assert stack.wait(waiting)["result"]["exit_status"] == "completed"
 
@@ -333,6 +335,12 @@ def test_it_stays_released_over_down_and_up(stack: Any) -> None:
     assert stack.runtime["pids"]["worker"] == worker
 
 
+def answers(stack: Any) -> bool:
+    with suppress(NoAnswer):
+        return bool(stack.get("/api/ready")[0])
+    return False
+
+
 def test_the_command_halts_and_rearms(stack: Any) -> None:
     """R3.11: with the REST server, and without it straight to the hardware."""
     done = stack.command("halt", "--reason", "a click", "--json")
@@ -347,7 +355,9 @@ def test_the_command_halts_and_rearms(stack: Any) -> None:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["halted"]["by"] == "terminal"
     finally:
-        http.resume()
+        with suppress(psutil.NoSuchProcess):  # one that is silent for long is ended and started again
+            http.resume()
+    until(lambda: answers(stack))
     assert stack.hardware().safety().halted is not None
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import queuescope
 from queuescope.scripts import _reaper
+from queuescope.scripts._runtime import CHECKER
 
 
 def holders(processes: list[psutil.Process], what: str) -> set[int]:
@@ -71,9 +72,14 @@ def test_devices_and_the_run_engine_exist_once(stack: Any, tmp_path: Path) -> No
 
 
 def test_nothing_is_started_that_is_not_used(stack: Any) -> None:
-    """R3.7: the processes of a stack are those that `runtime.json` names, and the one that ends them should it be killed."""
+    """R3.7: the processes of a stack are those that `runtime.json` names, the queue server's checker of plans, and the one that
+    ends them should it be killed.
+    """
     pids = {name: pid for name, pid in stack.runtime["pids"].items() if pid is not None}
     others = [p for p in stack.processes() if p.pid not in pids.values()]
+    checkers = [p for p in others if p.name() == CHECKER]
+    assert [p.ppid() for p in checkers] == [pids["watchdog"]]
+    others = [p for p in others if p not in checkers]
     unknown = [p.cmdline() for p in others if str(_reaper.__file__) not in p.cmdline()]
     assert len(unknown) == 0, unknown
     assert len(others) == 1

@@ -1,6 +1,7 @@
 """The README's Python, run as it stands against a live stack."""
 
 import re
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,13 @@ def waited_for(stack: Any, run_uid: str) -> None:
 
     catalog = queuescope.catalog(stack.data)
     deadline = time.monotonic() + 60
-    while run_uid not in catalog or "stop" not in catalog[run_uid].metadata:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    with closing(catalog.context.http_client):
+        while True:
+            with suppress(KeyError):  # its frames are there before the catalog has heard of it
+                if "stop" in catalog[run_uid].metadata:
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     catalog.context.http_client.close()
 
 
