@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,6 +28,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
 from ..layout import ROLES, Layout
+from ._data_version import DataVersion
 from ._guard import Caller
 
 PROVIDER = "queuescope"
@@ -137,17 +137,17 @@ class RoleKeys:
 
     def __init__(self, settings: DatabaseSettings, path: Path) -> None:
         self._settings = settings
-        self._watch = sqlite3.connect(path, timeout=0, check_same_thread=False)
+        self._version = DataVersion(path)
         self._seen: tuple[int | None, dict[bytes, Caller]] = (None, {})
 
     def known(self, key: str) -> Caller | None:
         """`caller_of` where that needs no look-up: waits for nothing."""
         version, callers = self._seen
-        return callers.get(_digest(key)) if version is not None and version == self._version() else None
+        return callers.get(_digest(key)) if version is not None and version == self._version.now() else None
 
     def caller_of(self, key: str) -> Caller | None:
         """Whose key this is (in hexadecimal); None for one that is unknown, expired or revoked."""
-        version = self._version()
+        version = self._version.now()
         with get_sessionmaker(self._settings)() as db:
             row = lookup_valid_api_key(db, bytes.fromhex(key))
             identities = row.principal.identities if row is not None else []
@@ -159,13 +159,6 @@ class RoleKeys:
                 callers = self._seen[1] if self._seen[0] == version else {}
                 self._seen = (version, {**callers, _digest(key): caller})
         return caller
-
-    def _version(self) -> int | None:
-        """None while somebody writes."""
-        try:
-            return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error:
-            return None
 
 
 def _digest(key: str) -> bytes:
