@@ -5,15 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from pymmcore_plus.experimental.unicore import CameraDevice
 from pymmcore_plus.experimental.unicore.devices._device_base import Device
 
 from ._cards import TigerCommHub
+from ._sensor import GetBuffer, SensorCamera
 from ._stamp import Stamp, encode
 from ._tiger import Trigger
 
@@ -27,10 +27,8 @@ ROLLS = 64
 LONG_S = 0.2
 """A longer exposure can be ended early."""
 
-GetBuffer = Callable[[Sequence[int], Any], np.ndarray]
 
-
-class LightSheetCamera(CameraDevice):
+class LightSheetCamera(SensorCamera):
     """An sCMOS camera, 16 bit.
 
     ``TRIGGER SOURCE`` ``EXTERNAL``: a frame for each rising edge on the line of side ``TriggerInput`` (before
@@ -38,11 +36,7 @@ class LightSheetCamera(CameraDevice):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._exposure_ms = 10.0
-        self._width = self._height = 2048
-        self._roi: tuple[int, int, int, int] | None = None
-        self._bin = 1
+        super().__init__(2048, 2048)
         self._taken = 0
         self._hub: TigerCommHub | None = None
         self._cancel = threading.Event()
@@ -70,8 +64,7 @@ class LightSheetCamera(CameraDevice):
             self.register_property(name, getter=get, setter=put, limits=(16, 8192), property_type=int)
         self.register_property("Gain", default_value=0.0, limits=(-5.0, 8.0))
         self.register_property("ReadoutTime", getter=cls._readout_s, property_type=float)
-        self.set_property_limits("Exposure", (0.01, 10000.0))
-        self.set_property_allowed_values("Binning", (1, 2, 4))
+        self._limit_settings()
 
     def joined(self, hub: Device) -> None:
         """The configuration says ``Parent,…``: the hub that its trigger cable comes from."""
@@ -82,20 +75,6 @@ class LightSheetCamera(CameraDevice):
         self.stop_sequence()
 
     # ------------------------------------------------------------------ settings
-
-    def get_exposure(self) -> float:
-        return self._exposure_ms
-
-    def set_exposure(self, exposure: float) -> None:
-        """In ms."""
-        self._exposure_ms = float(exposure)
-        self.core.events.exposureChanged.emit(self.get_label(), self._exposure_ms)
-
-    def get_binning(self) -> int:
-        return self._bin
-
-    def set_binning(self, value: int) -> None:
-        self._bin, self._roi = int(value), None
 
     def get_camera_name(self) -> str:
         return "C11440-22C (emulated)"
@@ -111,32 +90,6 @@ class LightSheetCamera(CameraDevice):
 
     def _set_height(self, value: int) -> None:
         self._height, self._roi = int(value), None
-
-    def get_roi(self) -> tuple[int, int, int, int]:
-        """x, y, width, height in binned pixels."""
-        return self._roi or (0, 0, self._width // self._bin, self._height // self._bin)
-
-    def set_roi(self, x: int, y: int, width: int, height: int) -> None:
-        if (
-            x < 0
-            or y < 0
-            or width < 1
-            or height < 1
-            or x + width > self._width // self._bin
-            or y + height > self._height // self._bin
-        ):
-            raise ValueError(f"the region {(x, y, width, height)} is not on the sensor")
-        self._roi = (x, y, width, height)
-
-    def clear_roi(self) -> None:
-        self._roi = None
-
-    def shape(self) -> tuple[int, int]:
-        _, _, width, height = self.get_roi()
-        return height, width
-
-    def dtype(self) -> Any:
-        return np.uint16
 
     def readout_ms(self) -> float:
         """Of the lines that are read now."""

@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from pymmcore_plus.experimental.unicore import CameraDevice
+
+from ._sensor import GetBuffer, SensorCamera
 
 TILE = 512
 BEADS = 160
 SHARPEST_PX = 1.2
 """Sigma of a bead in the focus, in unbinned pixels."""
-
-GetBuffer = Callable[[Sequence[int], Any], np.ndarray]
 
 
 class Stages(Protocol):
@@ -29,7 +28,7 @@ class Stages(Protocol):
     def getGalvoPosition(self, label: str, /) -> Sequence[float]: ...
 
 
-class SampleCamera(CameraDevice):
+class SampleCamera(SensorCamera):
     """16 bit, free running only. Positions are asked of the stages named, when a frame is taken.
 
     A bead's sigma grows with the distance from the focus, by ``BlurPxPerUm``. That is ``FocusStage − FocusUm``, or with a
@@ -38,10 +37,8 @@ class SampleCamera(CameraDevice):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._exposure_ms, self._bin, self._taken = 10.0, 1, 0
-        self._width = self._height = 256
-        self._roi: tuple[int, int, int, int] | None = None
+        super().__init__(256, 256)
+        self._taken = 0
         for name in ("FocusStage", "XYStage", "Galvo"):
             self.register_property(name, default_value="", is_pre_init=True)
         for name, value in (
@@ -57,53 +54,14 @@ class SampleCamera(CameraDevice):
             ("NoiseCounts", 3.0),
         ):
             self.register_property(name, default_value=value, property_type=float)
-        self.set_property_limits("Exposure", (0.01, 10000.0))
-        self.set_property_allowed_values("Binning", (1, 2, 4))
+        self._limit_settings()
 
     def sees(self, stages: Stages) -> None:
         """Where other devices stand."""
         self._stages = stages
 
-    def get_exposure(self) -> float:
-        return self._exposure_ms
-
-    def set_exposure(self, exposure: float) -> None:
-        """In ms."""
-        self._exposure_ms = float(exposure)
-        self.core.events.exposureChanged.emit(self.get_label(), self._exposure_ms)
-
-    def get_binning(self) -> int:
-        return self._bin
-
-    def set_binning(self, value: int) -> None:
-        self._bin, self._roi = int(value), None
-
     def get_camera_name(self) -> str:
         return "beads (simulated)"
-
-    def get_roi(self) -> tuple[int, int, int, int]:
-        """x, y, width, height in binned pixels."""
-        return self._roi or (0, 0, self._width // self._bin, self._height // self._bin)
-
-    def set_roi(self, x: int, y: int, width: int, height: int) -> None:
-        if not (
-            x >= 0
-            and y >= 0
-            and 0 < width <= self._width // self._bin - x
-            and 0 < height <= self._height // self._bin - y
-        ):
-            raise ValueError(f"the region {(x, y, width, height)} is not on the sensor")
-        self._roi = (x, y, width, height)
-
-    def clear_roi(self) -> None:
-        self._roi = None
-
-    def shape(self) -> tuple[int, int]:
-        _, _, width, height = self.get_roi()
-        return height, width
-
-    def dtype(self) -> Any:
-        return np.uint16
 
     def start_sequence(self, n: int | None, get_buffer: GetBuffer) -> Iterator[Mapping[str, Any]]:
         while n is None or n > 0:
