@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -214,6 +215,14 @@ class CameraDetector(OphydObject):
 
     def stop(self, *, success: bool = False) -> None:
         """A frame in hand ends by itself, with its exposure; nothing is asked of the camera."""
+
+    async def pause(self) -> None:
+        """Called by the RunEngine when it pauses: the frame in hand has ended when this is done, and its light with it."""
+        if self._exposing is not None:
+            await asyncio.to_thread(self._exposing.exception)  # what went wrong is told to who waits for the frame
+
+    def resume(self) -> None:
+        """Called by the RunEngine before it goes on, where there is a `pause`."""
 
     def read_configuration(self) -> dict[str, dict[str, Any]]:
         """What is needed to take the same image again (`ImagingConfiguration`)."""
