@@ -82,9 +82,7 @@ class Link:
                 if reply.status_code < 400:
                     return reply.json(), reply.headers
                 refused = _refusal(self.server, reply.status_code, reply.content)
-                if not isinstance(refused, RefusedError) or not _may_pass(refused):
-                    raise refused
-                await tries.pause(refused, reply.headers.get("Retry-After"))
+                await tries.after(refused, reply.headers.get("Retry-After"))
 
     def feed(self, key: str) -> Feed:
         return Feed(self, key)
@@ -113,10 +111,7 @@ class Link:
                     ping_timeout=HEARTBEAT_S,
                 )
             except InvalidStatus as error:
-                refused = _refusal(self.server, error.response.status_code, bytes(error.response.body or b""))
-                if not isinstance(refused, RefusedError) or not _may_pass(refused):
-                    raise refused from None
-                await tries.pause(refused)
+                await tries.after(_refusal(self.server, error.response.status_code, bytes(error.response.body or b"")))
             except (OSError, InvalidHandshake, EOFError) as error:
                 if "CERTIFICATE_VERIFY_FAILED" in str(error):
                     raise _another_certificate(self.server, error) from None
@@ -191,6 +186,12 @@ class _Tries:
 
     def __init__(self, patience_s: float) -> None:
         self._give_up, self._pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
+
+    async def after(self, refused: ScopeError, asked_s: str | None = None) -> None:
+        """`pause` where what the server says may pass; raises it where it won't."""
+        if not isinstance(refused, RefusedError) or not _may_pass(refused):
+            raise refused from None
+        await self.pause(refused, asked_s)
 
     async def pause(self, why: ScopeError, asked_s: str | None = None) -> None:
         """Wait a little longer each time; raises ``why`` where the time is over."""

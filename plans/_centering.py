@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from bluesky import plan_stubs as bps
 from pydantic import Field, create_model
 
 from ..config import Scope
 from ..formats import frame_list
 from ..reading import RunLog, RunLogError, UnknownRunError
 from ._focus_fit import FitError
-from ._movement import device_of, move_s
+from ._movement import device_of, move_s, move_stage_run
 from ._parameters import Parameters, number
-from ._reading import observe, value
+from ._reading import value
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 STALE_UM = 2.0
@@ -145,19 +144,7 @@ def center_on_pixel(scope: Scope) -> Template | None:
         target = (float(frame.position[x] + move[0]), float(frame.position[y] + move[1]))
         for component, where in zip((x, y), target, strict=True):
             device_of(context, component).check_value(where)
-        run_uid = yield from bps.open_run({"motors": [stage.name], "of_run": parameters.run_uid})
-        before = yield from observe(stage)
-        yield from bps.checkpoint()
-        yield from bps.mv(stage, target)
-        after = yield from observe(stage)
-        yield from bps.close_run()
-        names = {"x_um": stage.x.name, "y_um": stage.y.name}
-        return {
-            "run_uid": run_uid,
-            "before": {um: before[name] for um, name in names.items()},
-            "target": dict(zip(names, target, strict=True)),
-            "after": {um: after[name] for um, name in names.items()},
-        }
+        return (yield from move_stage_run(stage, target, of_run=parameters.run_uid))
 
     camera = next(iter(scope.of_kind("camera")))
     example = {"run_uid": "5e8f6c1a-run-uid", "dataset": camera, "index": 0, "x_frac": 0.5, "y_frac": 0.5}

@@ -31,7 +31,7 @@ def device_of(context: PlanContext, axis: str) -> Any:
     return getattr(device, component) if component else device
 
 
-def move_run(positioner: Any, target: Any) -> PlanBody:
+def move_run(positioner: Any, target: Any, **metadata: Any) -> PlanBody:
     """One run: read, move, read back. Events: before and after.
 
     Returns
@@ -39,12 +39,24 @@ def move_run(positioner: Any, target: Any) -> PlanBody:
     tuple
         The run UID, and the readings before and after by name.
     """
-    run_uid = yield from bps.open_run({"motors": [positioner.name]})
+    run_uid = yield from bps.open_run({"motors": [positioner.name], **metadata})
     before = yield from observe(positioner)
     yield from bps.mv(positioner, target)
     after = yield from observe(positioner)
     yield from bps.close_run()
     return run_uid, before, after
+
+
+def move_stage_run(stage: Any, target: tuple[float, float], **metadata: Any) -> PlanBody:
+    """`move_run` of an XY stage; returns its run UID, where it was, where it was sent and where it is, each by x_um and y_um."""
+    run_uid, before, after = yield from move_run(stage, target, **metadata)
+    names = {"x_um": stage.x.name, "y_um": stage.y.name}
+    return {
+        "run_uid": run_uid,
+        "before": {um: before[name] for um, name in names.items()},
+        "target": dict(zip(names, target, strict=True)),
+        "after": {um: after[name] for um, name in names.items()},
+    }
 
 
 def move_axis(scope: Scope) -> Template | None:
@@ -122,15 +134,7 @@ def move_xy(scope: Scope) -> Template | None:
         where it is.
         """
         stage = context.devices[x.partition(".")[0]]
-        target = (parameters.x_um, parameters.y_um)
-        run_uid, before, after = yield from move_run(stage, target)
-        names = {"x_um": stage.x.name, "y_um": stage.y.name}
-        return {
-            "run_uid": run_uid,
-            "before": {um: before[name] for um, name in names.items()},
-            "target": dict(zip(names, target, strict=True)),
-            "after": {um: after[name] for um, name in names.items()},
-        }
+        return (yield from move_stage_run(stage, (parameters.x_um, parameters.y_um)))
 
     example = {"x_um": nearest(0.0, axes[x].limits), "y_um": nearest(0.0, axes[y].limits)}
     return Template(
