@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from bluesky.utils import FailedStatus, RunEngineInterrupted
 from queuescope.hardware import FocusError, LimitError, RecordingError
 from queuescope.startup._session import Session, open_session
 
+from .pausing import pausing_at
 from .test_templates import documents, run
 
 
@@ -81,20 +81,11 @@ def test_a_pause_with_several_channels_takes_no_frame_twice(small: Session, case
     run(small, name, kwargs)
     pauses = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
     for position in pauses[::6]:
-        seen: list[str] = []
-
-        def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
-            seen.append(msg.command)
-            if len(seen) == position + 1:
-                threading.Thread(target=run_engine.request_pause).start()
-
-        run_engine.msg_hook = hook
-        try:
-            run(small, name, kwargs)
-        except RunEngineInterrupted:
-            run_engine.msg_hook = None
-            run_engine.resume()
-        run_engine.msg_hook = None
+        with pausing_at(run_engine, position) as seen:
+            try:
+                run(small, name, kwargs)
+            except RunEngineInterrupted:
+                run_engine.resume()
         docs = documents(small, run_engine._run_start_uids[-1])
         assert told(docs) == {"camera_fitc": [0, 1, 2], "camera_cy5": [0, 1, 2]}, (position, seen)
 

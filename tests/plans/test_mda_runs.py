@@ -12,6 +12,7 @@ from bluesky.utils import FailedStatus, RunEngineInterrupted
 from queuescope.hardware import FocusError, RecordingError
 from queuescope.startup._session import Session
 
+from .pausing import pausing_at
 from .test_common import small, told  # noqa: F401 (a fixture)
 from .test_templates import documents, run
 
@@ -99,21 +100,12 @@ def test_a_pause_takes_no_frame_twice(small: Session) -> None:  # noqa: F811
     run(small, "mda", {"sequence": SMALL})
     pauses = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
     for position in pauses[::9]:
-        seen: list[str] = []
-
-        def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
-            seen.append(msg.command)
-            if len(seen) == position + 1:
-                threading.Thread(target=run_engine.request_pause).start()
-
-        run_engine.msg_hook = hook
-        try:
-            run(small, "mda", {"sequence": SMALL})
-        except RunEngineInterrupted:
-            run_engine.msg_hook = None
-            assert not any(light.on for light in small.hardware.state().lights.values())
-            run_engine.resume()
-        run_engine.msg_hook = None
+        with pausing_at(run_engine, position) as seen:
+            try:
+                run(small, "mda", {"sequence": SMALL})
+            except RunEngineInterrupted:
+                assert not any(light.on for light in small.hardware.state().lights.values())
+                run_engine.resume()
         docs = documents(small, run_engine._run_start_uids[-1])
         assert told(docs) == {"camera_dapi": list(range(6)), "camera_fitc": list(range(2))}, (position, seen)
 

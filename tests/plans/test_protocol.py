@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
 import pytest
@@ -17,6 +16,8 @@ from queuescope.plans import Circumstances, check, templates
 from queuescope.startup import _circumstances
 from queuescope.startup._outcomes import cause_of, failure_of
 from queuescope.startup._session import Session
+
+from .pausing import pausing_at
 
 ITEM = {"item_uid": "item-1", "user": "ada", "user_group": "agent", "meta": {"op_key": "night-3.1", "session_id": "s1"}}
 SMALL = {"x_px": 0, "y_px": 0, "width_px": 64, "height_px": 48}
@@ -169,20 +170,13 @@ def test_a_pause_anywhere_changes_nothing(session: Session) -> None:
         expected = run(session, *steps)
         pauses = [number for number, command in enumerate(messages) if command != "close_run"]
         for position in pauses[::6]:
-            seen: list[str] = []
-
-            def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
-                seen.append(msg.command)
-                if len(seen) == position + 1:
-                    threading.Thread(target=run_engine.request_pause).start()
-
-            run_engine.msg_hook = hook
             before = runs_of(session, set())
-            try:
-                outcome = run(session, *steps)
-            except RunEngineInterrupted:
-                assert not any(light.on for light in session.hardware.state().lights.values())
-                outcome = run_engine.resume()
+            with pausing_at(run_engine, position) as seen:
+                try:
+                    outcome = run(session, *steps)
+                except RunEngineInterrupted:
+                    assert not any(light.on for light in session.hardware.state().lights.values())
+                    outcome = run_engine.resume()
             assert len(outcome.run_start_uids) == len(runs_of(session, before)) == 3, seen
             for one, same in zip(outcome.plan_result, expected.plan_result, strict=True):
                 assert one | {"run_uid": None} == same | {"run_uid": None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from bluesky.utils import RunEngineInterrupted
 from queuescope.plans._rounds import LATE_S, RoundRecord, in_time
 from queuescope.startup._session import Session
 
+from .pausing import pausing_at
 from .test_common import TWO, small, told  # noqa: F401 (a fixture)
 from .test_templates import documents, run
 
@@ -125,20 +125,11 @@ def test_a_pause_in_any_round_takes_no_frame_twice(small: Session, case: str) ->
     expected = run(small, "time_lapse", kwargs).plan_result["datasets"]
     pauses = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
     for position in pauses[:: max(1, len(pauses) // 8)]:
-        seen: list[str] = []
-
-        def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
-            seen.append(msg.command)
-            if len(seen) == position + 1:
-                threading.Thread(target=run_engine.request_pause).start()
-
-        run_engine.msg_hook = hook
-        try:
-            run(small, "time_lapse", kwargs)
-        except RunEngineInterrupted:
-            run_engine.msg_hook = None
-            run_engine.resume()
-        run_engine.msg_hook = None
+        with pausing_at(run_engine, position) as seen:
+            try:
+                run(small, "time_lapse", kwargs)
+            except RunEngineInterrupted:
+                run_engine.resume()
         docs = documents(small, run_engine._run_start_uids[-1])
         assert told(docs) == {name: list(range(count)) for name, count in expected.items()}, (position, seen)
 

@@ -14,6 +14,7 @@ from queuescope.hardware import DeviceError, FocusLockError, LightOff, Verificat
 from queuescope.plans import ParameterError, templates
 from queuescope.startup._session import Session, open_session
 
+from .pausing import pausing_at
 from .test_templates import STATE, begin, documents, positions, run
 
 
@@ -199,21 +200,12 @@ def test_a_pause_at_any_message_changes_nothing_in_the_end(session: Session, nam
     pauses = [number for number, command in enumerate(messages) if command != "close_run"]
     for position in pauses[:: 1 if len(pauses) < 20 else 5]:
         begin(session)
-        seen: list[str] = []
-
-        def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
-            seen.append(msg.command)
-            if len(seen) == position + 1:
-                threading.Thread(target=run_engine.request_pause).start()
-
-        run_engine.msg_hook = hook
-        try:
-            outcome = run(session, name, kwargs)
-        except RunEngineInterrupted:
-            run_engine.msg_hook = None
-            assert not any(light.on for light in session.hardware.state().lights.values()), (position, seen)
-            outcome = run_engine.resume()
-        run_engine.msg_hook = None
+        with pausing_at(run_engine, position) as seen:
+            try:
+                outcome = run(session, name, kwargs)
+            except RunEngineInterrupted:
+                assert not any(light.on for light in session.hardware.state().lights.values()), (position, seen)
+                outcome = run_engine.resume()
         assert outcome.exit_status == "success"
         assert outcome.plan_result["run_uid"] in (None, run_engine._run_start_uids[-1])
         assert outcome.plan_result.keys() == expected.plan_result.keys()

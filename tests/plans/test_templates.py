@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from queuescope.hardware import FrameSettings, HardwareError, LimitError, Record
 from queuescope.hardware.simulated import decode
 from queuescope.layout import resolve_uri
 from queuescope.startup._session import Session
+
+from .pausing import pausing_at
 
 ITEM = {"item_uid": "item-1", "user": "ada", "user_group": "agent", "meta": {"op_key": "night-3.1", "session_id": "s1"}}
 IMAGING: dict[str, dict[str, Any]] = {
@@ -197,20 +198,11 @@ def test_a_pause_at_any_message_takes_no_frame_twice(session: Session, name: str
     run(session, name, kwargs)
     stop_at = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
     for position in stop_at[:: 1 if name != "acquire_volume" else 2]:
-        seen: list[str] = []
-
-        def hook(msg: Any, seen: list[str] = seen, position: int = position) -> None:
-            seen.append(msg.command)
-            if len(seen) == position + 1:
-                threading.Thread(target=run_engine.request_pause).start()
-
-        run_engine.msg_hook = hook
-        try:
-            run(session, name, kwargs)
-        except RunEngineInterrupted:
-            run_engine.msg_hook = None
-            run_engine.resume()
-        run_engine.msg_hook = None
+        with pausing_at(run_engine, position) as seen:
+            try:
+                run(session, name, kwargs)
+            except RunEngineInterrupted:
+                run_engine.resume()
         docs = documents(session, run_engine._run_start_uids[-1])
         told = [d["indices"] for kind, d in docs if kind == "stream_datum"]
         assert [index for i in told for index in range(i["start"], i["stop"])] == [0, 1, 2], (position, seen)
