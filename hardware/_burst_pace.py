@@ -71,6 +71,7 @@ class BurstPace:
             self._axes.permit()
             if not run.goes_on():
                 return
+            run.recording.exposing()
             capture.start()
             patience_s = 2 * max(exposure_s(self._scope, view.camera, view.settings) for view in views)
             silence_s = patience_s + self._scope.micromanager.call_timeout_s
@@ -106,6 +107,7 @@ class BurstPace:
                 if index < view.frames:
                     if not run.goes_on():
                         return
+                    run.recording.exposing()
                     frame = self._cameras.take(view.camera, view.settings, run.recording.account)
                     run.record(view.dataset, frame, position)
 

@@ -104,10 +104,15 @@ class Recording:
             return self.state()
 
     def begin(self) -> None:
-        """Frames come from now on."""
+        """A program prepares its first frame."""
         with self.changed:
-            self._began = time.monotonic()
+            self._began = None
             self.enter("running")
+
+    def exposing(self) -> None:
+        """An exposure begins: `RecordingState.seconds` count from the program's first."""
+        if self._began is None:
+            self._began = time.monotonic()
 
     def fail(self, why: str) -> None:
         """Nothing more may come, and frames still on their way are dropped: `drain` first where they are good.

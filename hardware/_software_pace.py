@@ -40,6 +40,7 @@ class SoftwarePace:
             if not run.goes_on():
                 return
             position = self._axes.move(targets_of(view, index))
+            run.recording.exposing()
             for dataset, frame in self._frames(view, run.recording):
                 run.record(dataset, frame, position)
 

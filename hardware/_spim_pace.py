@@ -280,6 +280,7 @@ class SpimPace:
             held.callback(capture.stop)
             capture.prepare()
             tell = held.enter_context(self._light(run, programme))
+            run.recording.exposing()
             capture.start()
             if run.ending.is_set():
                 run.ends_early()

@@ -114,6 +114,7 @@ class StagePace:
             held.callback(capture.stop)
             self._sequencing = (capture, name, self._axes.axis(name).label)
             self._axes.permit()
+            run.recording.exposing()
             capture.start()
             patience_s = 2 * exposure_s(self._scope, view.camera, view.settings)
             limit_s = 2 * lasts_s + self._core.call_timeout_s

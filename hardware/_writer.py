@@ -1,4 +1,4 @@
-"""Frames from the camera to the disk: a short queue and two threads that write, so that exposing and writing overlap, and one
+"""Frames from the camera to the disk: a short queue and threads that write, so that exposing and writing overlap, and one
 that makes durable, all together, what was written since it did so last.
 """
 
@@ -16,7 +16,8 @@ from ._recording import Recording, line_of
 
 log = logging.getLogger("queuescope.hardware")
 
-THREADS = 2
+THREADS = 6
+"""A thread copies and hashes its frame before it writes it: with two of them the disk was idle a third of the time."""
 QUEUE_BYTES = 64 * 2**20
 """Frames waiting for the disk hold at most about this much memory, besides MMCore's buffer; then exposing waits."""
 
@@ -42,7 +43,7 @@ class _Written:
 
 
 class FrameWriter:
-    """Three threads, for all recordings."""
+    """`THREADS` and one that commits, for all recordings."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[_Item | None] = queue.Queue()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,6 +160,27 @@ def test_a_burst_can_be_stopped_and_keeps_what_was_taken(
     assert not pair._microscope._core.mm.isSequenceRunning("Camera 1")
     assert not pair.light("lamp").on
     checksums_hold(pair, pair.close_recording(state.recording))
+
+
+def test_its_seconds_count_from_the_first_exposure_not_from_making_room(
+    pair: Any, follow: Callable[..., RecordingState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from queuescope.hardware import _capture, _recording
+
+    late_s = 0.0
+
+    def slow(self: Any) -> None:
+        nonlocal late_s
+        prepare(self)
+        late_s = 1000.0  # MMCore touches every page of its buffer
+
+    prepare = _capture.Capture.prepare
+    monkeypatch.setattr(_capture.Capture, "prepare", slow)
+    monkeypatch.setattr(_recording, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late_s))
+    opened = recording(pair, 2, "first")
+    done = follow(pair, pair.start_burst(opened.recording, burst("first", frames=2)))
+    assert (done.phase, late_s) == ("done", 1000.0)
+    assert 0 < done.seconds < 1000
 
 
 def test_a_steady_burst_is_held_in_the_dark_and_goes_on(pair: Any, follow: Callable[..., RecordingState]) -> None:
