@@ -32,8 +32,8 @@ Open = Callable[[Any, int, str], Any]
 
 
 def measure(quick: bool, tell: Tell) -> Result:
-    """Milliseconds and seconds: 20 and 200 runs and 5 repetitions where ``quick``, else 100 and 10 000 and 21."""
-    (small, large), repetitions = ((20, 200), 5) if quick else ((100, 10_000), 21)
+    """Milliseconds and seconds: 4 and 40 runs, 2 repetitions and one of each lag where ``quick``, else 100 and 10 000, 21 and 9."""
+    (small, large), repetitions, lag_repetitions = ((4, 40), 2, 1) if quick else ((100, 10_000), 21, 9)
     with tempfile.TemporaryDirectory(prefix="queuescope-bench-") as folder:
         data = Path(folder)
         with Stand(data / "small") as first:
@@ -46,7 +46,7 @@ def measure(quick: bool, tell: Tell) -> Result:
             second.start()
             stands = [_Catalog(first, uids), _Catalog(second, more)]
             rows, ratios = _opened(stands, repetitions, tell)
-            lags = _lags(second, stands[1].runs, 3 if quick else 9, tell)
+            lags = _lags(second, stands[1].runs, lag_repetitions, tell)
             for stand in stands:
                 stand.runs.context.http_client.close()
     for lag in lags:
