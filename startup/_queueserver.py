@@ -261,6 +261,8 @@ class KeyedPlanQueue(PlanQueueOperations):
     """True from the end of a keyed plan that didn't complete until the manager has dealt with it."""
     _running: str | None = None
     """The running item as JSON; None where only Valkey knows it."""
+    _store = ""
+    """Which start of Valkey has been looked at."""
     worker_gone = False
     """True while the manager ends what a dead worker left."""
     refused: OperationError | None = None
@@ -274,6 +276,11 @@ class KeyedPlanQueue(PlanQueueOperations):
         await pool.ping()
         self._r_pool = pool
         self._lock = upstream_manager.asyncio.Lock()
+        await self._load()
+
+    async def _load(self) -> None:
+        """What the store has now."""
+        self._store = await self._store_now()
         async with self._lock:
             await self._queue_clean()
             await self._uid_dict_initialize()
@@ -283,6 +290,23 @@ class KeyedPlanQueue(PlanQueueOperations):
             self._running_item_info = await self._get_running_item_info()
             self._plan_queue_uid = self.new_item_uid()
             self._plan_history_uid = self.new_item_uid()
+
+    async def _store_now(self) -> str:
+        """Valkey's name for the time since it was started."""
+        return str((await self._r_pool.info("server"))["run_id"])
+
+    async def restarted(self) -> bool:
+        """Whether Valkey was started again since the last look; then what it has is looked at anew.
+
+        Raises
+        ------
+        redis.RedisError, OSError
+            While it doesn't answer.
+        """
+        if await self._store_now() == self._store:
+            return False
+        await self._load()
+        return True
 
     async def _get_running_item_info(self) -> dict[str, Any]:
         """As upstream, which asks Valkey a dozen times a plan for what only this process writes."""
@@ -681,7 +705,8 @@ class ScopeManager(RunEngineManager):
         self._settle()  # before anything else may start
         self._loop.add_reader(self.bell, self._rung)
         self._tasks = tuple(
-            asyncio.create_task(task()) for task in (self._take_reports, self._watch_worker, self._prune)
+            asyncio.create_task(task())
+            for task in (self._take_reports, self._watch_worker, self._watch_store, self._prune)
         )
         await super()._watchdog_enable()
         await self._dispatch_absent()
@@ -711,6 +736,21 @@ class ScopeManager(RunEngineManager):
                     self._opening_failed()
             except Exception:
                 logger.exception("the RE worker could not be looked at")
+
+    async def _watch_store(self) -> None:
+        """Valkey's restart: what it told of last may not be on its disk (decision 0089)."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if not await self._plan_queue.restarted():
+                    continue
+            except (redis.RedisError, OSError):  # whoever needs it says so
+                continue
+            except Exception:
+                logger.exception("the queue store could not be looked at")
+                continue
+            logger.warning("the queue store was started again: what it lost is queued again")
+            await self._dispatch_absent()
 
     async def _worker_lives(self) -> bool:
         try:

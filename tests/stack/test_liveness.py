@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from queuescope.scripts._probes import NoAnswer
+from queuescope.startup._queueserver import valkey_address
 
-from .test_operations import LONG, Agent, starts, until
+from .test_operations import LONG, QUEUE, Agent, starts, until
 
 TOLD_S = 2.0
 BUSY_S = 1.5
@@ -138,6 +140,19 @@ def test_a_frozen_queue_store_at_the_end_of_a_plan(stack: Any, agent: Agent) -> 
     until(lambda: stack.manager().status(reload=True)["manager_state"] == "idle")
     agent.submit("live.store-2", {"plan": "read_state"})
     assert agent.ended("live.store-2")["state"] == "succeeded"
+
+
+def test_what_a_killed_queue_store_had_not_written_is_queued_again(stack: Any, agent: Agent) -> None:
+    """R1.4, R2.6: Valkey writes up to a second after it has answered; the ledger has the operation."""
+    running(agent, "live.lost-1")
+    agent.submit("live.lost-2", {"plan": "read_state"})
+    before = stack.runtime["pids"]["valkey"]
+    with redis.Redis(**valkey_address(stack.scope, stack.layout)) as store:
+        store.rpop(QUEUE)
+        os.kill(before, signal.SIGKILL)
+    until(lambda: stack.runtime["pids"]["valkey"] not in (None, before))
+    agent.call("live.lost-1", "cancel")
+    assert agent.ended("live.lost-2")["state"] == "succeeded"
 
 
 def test_there_is_one_queue_server_for_a_data_directory(stack: Any, agent: Agent) -> None:
