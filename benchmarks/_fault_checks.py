@@ -126,7 +126,7 @@ class Checks:
                 streamed[data_key] = max(streamed.get(data_key, 0), doc["indices"]["stop"])
         for volume in self._volumes(run_uid):
             dataset = volume.name.removeprefix(f"{run_uid}_").removesuffix(".ome.zarr")
-            readable, problem = _readable(volume)
+            readable, problem = readable_frames(volume)
             if problem is not None:
                 yield "frames", f"{volume.name}: {problem}"
             if told.get(dataset, 0) != readable:
@@ -149,7 +149,7 @@ def _frame_list(volume: Path) -> Path:
     return volume.with_name(volume.name.replace(".ome.zarr", ".frames.jsonl"))
 
 
-def _readable(volume: Path) -> tuple[int, str | None]:
+def readable_frames(volume: Path) -> tuple[int, str | None]:
     """Frames whose bytes give the checksum of their line, read through Zarr; and what else is wrong with the volume."""
     text = _frame_list(volume).read_text(encoding="utf-8") if _frame_list(volume).exists() else ""
     lines = text.splitlines(keepends=True)

@@ -1,8 +1,8 @@
 """The stack that faults are thrown at: the bundled one, with a witness in its hardware process and a link that can be cut.
 
 ``python -m queuescope.benchmarks._fault_stack --scope SCOPE --data DIR`` starts it in the background and returns when
-plans would run. It is the product's own supervisor; only the catalog's server is left out, which no invariant asks, and a
-part's deaths are forgotten after half a minute, because here they come one after the other.
+plans would run. It is the product's own supervisor; only the catalog's server is left out where nobody asks it, and a part's
+deaths are forgotten after half a minute, because here they come one after the other.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from ..scripts import _stack, _supervisor
 from ..scripts._up import start, stop
 from ._witness import WITNESS_ENV, World
 
+CATALOG_ENV = "QUEUESCOPE_BENCH_CATALOG"
+"""Set: Tiled is started, too."""
 FORGET_S = 30.0
 HERE = "127.0.0.2"
 """This machine, by an address for which the supervisor starts no hardware process: that one is "on another host"."""
@@ -50,9 +52,11 @@ def fault_scope(bundled: str, folder: Path, trigger: str) -> Scope:
 
 
 class FaultStack:
-    """One start of the stack on a data directory; ``remote``: its hardware process is on the other end of a `Cable`."""
+    """One start of the stack on a data directory; ``remote``: its hardware process is on the other end of a `Cable`;
+    ``catalog``: with Tiled.
+    """
 
-    def __init__(self, scope: Scope, layout: Layout, remote: bool = False) -> None:
+    def __init__(self, scope: Scope, layout: Layout, remote: bool = False, catalog: bool = False) -> None:
         self.layout, self.remote = layout, remote
         self._witness = layout.data.with_name(f"{layout.data.name}.witness")
         self.environ = {
@@ -63,6 +67,8 @@ class FaultStack:
             "QUEUESCOPE_SERVICES__HTTP__PORT": "0",
             "QUEUESCOPE_MICROMANAGER__PROCESS": "own",
         }
+        if catalog:
+            self.environ[CATALOG_ENV] = "1"
         self.cable: Cable | None = None
         self._hardware: subprocess.Popen[bytes] | None = None
         if remote:
@@ -193,8 +199,8 @@ def _two_ports() -> int:
 
 
 @contextlib.contextmanager
-def running(scope: Scope, layout: Layout, remote: bool) -> Iterator[FaultStack]:
-    stack = FaultStack(scope, layout, remote)
+def running(scope: Scope, layout: Layout, remote: bool, catalog: bool = False) -> Iterator[FaultStack]:
+    stack = FaultStack(scope, layout, remote, catalog)
     try:
         stack.up()
         yield stack
@@ -213,7 +219,7 @@ def main() -> None:
             if part.name == "hardware" and part.service is not None:
                 command = (sys.executable, "-P", "-m", "queuescope.benchmarks._witness")
                 part = dataclasses.replace(part, service=dataclasses.replace(part.service, command=command))
-            if part.name != "tiled":
+            if part.name != "tiled" or CATALOG_ENV in os.environ:
                 found.append(part)
         return found
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..ledger import Ledger, Operation, Operations
+from ..scripts._probes import NoAnswer, http_request
+from ._fault_checks import readable_frames
 from ._fault_stack import FaultStack
 
 SNAP = {"plan": "snap", "kwargs": {"camera": "overview", "n": 1}}
@@ -79,6 +81,10 @@ class Record:
     def __init__(self, stack: FaultStack) -> None:
         self._stack = stack
         self.operations = Operations(Ledger(stack.layout.ledger_db))
+        self._ended: dict[str, dict[str, Any]] = {}
+        """Stop documents, by run: their logs change no more."""
+        self._attempts: dict[str, tuple[Any, int]] = {}
+        """Key and attempt of each run."""
 
     def wait(self, keys: Collection[str], limit_s: float) -> dict[str, Operation | None]:
         """Until all have ended, at the latest then as they are; None for one that nobody has recorded."""
@@ -92,16 +98,8 @@ class Record:
 
     def problems(self, operations: dict[str, Operation | None]) -> Iterator[str]:
         """What must not be: two acquisitions of one attempt, a loss, a success without its frames."""
-        started: Counter[tuple[str, int]] = Counter()
-        ends: dict[str, dict[str, Any]] = {}
-        for log in self._stack.layout.documents.glob("*.jsonl"):
-            lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            if not lines:
-                continue
-            start = json.loads(lines[0])["doc"]
-            started[start.get("op_key"), start.get("attempt", 1)] += 1
-            last = json.loads(lines[-1])
-            ends[start["uid"]] = last["doc"] if last["name"] == "stop" else {}
+        self._read()
+        started = Counter(self._attempts.values())
         for key, operation in operations.items():
             if operation is None:
                 yield f"{key} was acknowledged, and the ledger doesn't know it"
@@ -113,6 +111,48 @@ class Record:
                     yield f"attempt {attempt} of {key} was started {started[key, attempt]} times"
             if operation.state == "succeeded":
                 for uid in operation.run_uids or ("no run",):
-                    end = ends.get(uid, {})
-                    if end.get("exit_status") != "success" or not sum((end.get("frames") or {}).values()):
-                        yield f"{key} succeeded, and its run {uid} ended with {end or 'nothing'}"
+                    yield from (f"{key} succeeded, and {text}" for text in self._run_problems(uid))
+
+    def _read(self) -> None:
+        """The logs that had no stop document at the last look."""
+        for log in self._stack.layout.documents.glob("*.jsonl"):
+            if log.stem in self._ended:
+                continue
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            if not lines:
+                continue
+            start, last = json.loads(lines[0])["doc"], json.loads(lines[-1])
+            self._attempts[log.stem] = (start.get("op_key"), start.get("attempt", 1))
+            if last["name"] == "stop":
+                self._ended[log.stem] = last["doc"]
+
+    def _run_problems(self, uid: str) -> Iterator[str]:
+        """Of a run that ended well: it says so, and as many frames as it tells of read back with their checksums."""
+        end = self._ended.get(uid, {})
+        frames = end.get("frames") or {}
+        if end.get("exit_status") != "success" or not sum(frames.values()):
+            yield f"its run {uid} ended with {end or 'nothing'}"
+        for dataset, told in frames.items():
+            good, problem = readable_frames(self._stack.layout.volumes / f"{uid}_{dataset}.ome.zarr")
+            if problem is not None or good != told:
+                yield f"{dataset} of its run {uid} has {good} readable frames of {told}: {problem or 'the others are lost'}"
+
+    def undelivered(self, limit_s: float) -> list[str]:
+        """Runs that the catalog doesn't have, complete and once, within ``limit_s``."""
+        deadline, why = time.monotonic() + limit_s, ""
+        while True:
+            self._read()
+            try:
+                counts, why = self._delivered(), "the catalog has it"
+            except (NoAnswer, KeyError, TypeError) as error:
+                counts, why = {}, f"the catalog: {error!r}: it has it"
+            wrong = [uid for uid in self._attempts if counts.get(uid) != 1]
+            if not wrong or time.monotonic() > deadline:
+                return [f"run {uid}: {why} {counts.get(uid, 0)} times, complete" for uid in wrong]
+            time.sleep(0.5)
+
+    def _delivered(self) -> dict[str, int]:
+        """How many complete entries the catalog has of each run."""
+        url = f"{self._stack.runtime['tiled']}/distinct/?metadata=stop.run_start&counts=true"
+        _, found = http_request(url, self._stack.layout.key("observer"), timeout_s=30)
+        return {item["value"]: item["count"] for item in found["metadata"]["stop.run_start"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,10 @@ def bench(
         int | None,
         typer.Option("--seed", min=0, help="bench faults, bench kills, bench refusals: draw those of this seed again."),
     ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="FIRST-LAST", help="bench kills: these of them, from 1.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="bench kills: none after that.")] = None,
     without: Annotated[
         list[str] | None, typer.Option("--without", help="bench latency: leave out `stock` or `blueapi`.")
     ] = None,
@@ -32,6 +37,8 @@ def bench(
     given: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("faults", ("faults", "kills"), faults),
         ("seed", ("faults", "kills", "refusals"), seed),
+        ("only", ("kills",), None if only is None else _span(only)),
+        ("minutes", ("kills",), minutes),
         ("without", ("latency",), without),
     )
     for option, whose, value in given:
@@ -53,6 +60,13 @@ def bench(
             show.print(f"{ratio}: {value:.2f}")
     if result.problems:
         fail(f"{len(result.problems)} things that must not be were found:\n" + "\n".join(result.problems))
+
+
+def _span(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", text)
+    if match is None or int(match[1]) > int(match[2]):
+        fail(f"--only is FIRST-LAST, two numbers from 1, not {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def add_to(app: typer.Typer) -> None:
