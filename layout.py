@@ -64,6 +64,7 @@ class Layout:
     live_socket = property(lambda self: self.sockets / "live.sock")
     valkey_socket = property(lambda self: self.sockets / "valkey.sock")
     check_socket = property(lambda self: self.sockets / "check.sock")
+    courier_socket = property(lambda self: self.sockets / "courier.sock")
 
     def create(self) -> None:
         """Make the folders, private ones with mode 0700.

@@ -51,6 +51,19 @@ def ping_valkey(address: str | tuple[str, int], password: str, timeout_s: float 
         raise NoAnswer(f"valkey: {answer.decode('ascii', 'replace').strip()}")
 
 
+def ask_courier(layout: Layout, timeout_s: float = 1.0) -> None:
+    """It lives and delivers, or has nothing to deliver. `NoAnswer` otherwise."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(str(layout.courier_socket))
+            answer = connection.recv(1)
+        except OSError as error:
+            raise NoAnswer(f"courier: {error}") from None
+    if not answer:
+        raise NoAnswer("courier: it answers, and its deliveries are stuck")
+
+
 def connect_hardware(scope: Scope, layout: Layout, timeout_s: float = 1.0) -> None:
     """Somebody listens where the hardware process must. Whether it answers its calls is asked by ``GET /api/ready``."""
     place = urllib.parse.urlsplit(scope.services.hardware or "")

@@ -17,8 +17,8 @@ from ._children import Service, StartError, last_error
 from ._probes import NoAnswer, QueueServer, Refused
 from ._supervisor import Part
 
-TILED_FROZEN_S = 30.0
-"""Longer than it may be busy: it runs at a lower priority than what records."""
+CATALOG_FROZEN_S = 30.0
+"""Longer than Tiled or the courier may be busy: they run at a lower priority than what records."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -121,9 +121,13 @@ def parts(scope: Scope, layout: Layout, ports: Ports, catalog: bool = True) -> l
     courier = service("courier", "queuescope.tiled_config", nice=3)
     answers = _tiled_answers(address["tiled"])
     found.append(
-        Part("tiled", answers, tiled, alive=answers, frozen_s=TILED_FROZEN_S, deadline_s=180, catalog=True),
+        Part("tiled", answers, tiled, alive=answers, frozen_s=CATALOG_FROZEN_S, deadline_s=180, catalog=True),
     )
-    found.append(Part("courier", lambda: None, courier, catalog=True))
+
+    def ask() -> None:
+        _probes.ask_courier(layout)
+
+    found.append(Part("courier", ask, courier, alive=ask, frozen_s=CATALOG_FROZEN_S, catalog=True))
     return found
 
 

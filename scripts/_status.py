@@ -57,7 +57,7 @@ def status(layout: Layout) -> dict[str, Any]:
         "holds": _probes.holds(runtime["http"], layout.key("operator")),
         "http": runtime["http"],
         "tiled": runtime["tiled"],
-        "catalog": _catalog(runtime["tiled"]),
+        "catalog": _catalog(runtime["tiled"], layout),
         "queue": _queue(runtime["zmq"]["control"]),
         "processes": processes,
         "total": {kind: sum(p[kind] for p in processes.values()) for kind in ("rss", "pss")},
@@ -79,10 +79,12 @@ def _state(layout: Layout) -> dict[str, Any]:
     return found
 
 
-def _catalog(url: str | None) -> bool:
+def _catalog(url: str | None, layout: Layout) -> bool:
+    """Whether runs come into it."""
     if url is None:
         return False
     try:
+        _probes.ask_courier(layout)
         return _probes.http_request(url.removesuffix("/api/v1") + "/healthz", timeout_s=5)[0] == 200
     except NoAnswer:
         return False

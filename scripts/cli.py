@@ -202,7 +202,10 @@ def _print_status(facts: dict[str, Any]) -> None:
             f"queue    {queue['items_in_queue']} waiting, {running_}, autostart {autostart} ({queue['manager_state']})"
         )
     show.print(f"REST     {facts['http']}")
-    show.print(f"catalog  {facts['tiled']} " + ("answers" if facts["catalog"] else "[red]no answer[/]"))
+    show.print(
+        f"catalog  {facts['tiled']} "
+        + ("answers" if facts["catalog"] else "[red]no answer, from it or from the courier[/]")
+    )
 
 
 def _needs(hold: dict[str, Any]) -> str:

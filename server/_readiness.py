@@ -191,7 +191,23 @@ async def _catalog(context: Context) -> Component:
         return Component(
             ok=False, detail=f"{tiled} does not answer ({type(error).__name__}): runs wait in the document log"
         )
-    return Component(ok=reply.status_code == 200, detail=f"{tiled} answers {reply.status_code}")
+    if reply.status_code != 200:
+        return Component(ok=False, detail=f"{tiled} answers {reply.status_code}")
+    if not await _courier_answers(context):
+        return Component(ok=False, detail="the courier does not answer: runs wait in the document log")
+    return Component(ok=True, detail=f"{tiled} answers {reply.status_code}")
+
+
+async def _courier_answers(context: Context) -> bool:
+    try:
+        async with asyncio.timeout(DEADLINE_S / 2):
+            reader, writer = await asyncio.open_unix_connection(context.layout.courier_socket)
+            try:
+                return bool(await reader.read(1))
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
 
 
 def _alive(pid: int) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
+import socket
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -25,12 +29,15 @@ def main() -> None:
     scope, layout = process_arguments("The courier: delivers document logs to Tiled.")
     layout.create()
     lock = _only_one(layout.services / "courier.lock")
+    answers = Answers(layout.courier_socket)
     leave_out_sparse()
     from ._courier import Courier, logger
 
     log_to_stderr(logger)
     volumes = layout.root(scope, scope.storage.root, "tiled") / "volumes"
     courier = Courier(layout.documents, lambda: _catalog(scope, layout), volumes)
+
+    answers.stuck = courier.stuck
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, LAST_CALL_S)
@@ -58,6 +65,26 @@ def _only_one(path: Path) -> IO[str]:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
+
+
+class Answers:
+    """Answers whoever connects with one byte, and with none while deliveries are stuck: by that the supervisor tells a courier
+    that is frozen from one that has nothing to do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.stuck: Callable[[], bool] = lambda: False
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._answer, name="answers", daemon=True).start()
+
+    def _answer(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection, contextlib.suppress(OSError):  # who asked has gone
+                connection.sendall(b"" if self.stuck() else b".")
 
 
 def _catalog(scope: Scope, layout: Layout) -> Any:

@@ -30,6 +30,8 @@ RESCAN_S = 2.0
 """How often everything is looked at, whatever the file watcher says: orphans make no event."""
 LONGEST_PAUSE_S = 300.0
 """Between two attempts at a run that Tiled refuses."""
+STUCK_S = 120.0
+"""No document takes so long: a request to Tiled is given up after 30 s, and few belong to one."""
 PATIENCE = 4
 """So often an entry is gone on with where Tiled answers with errors of its own; then it is made anew. When its database was
 away, each connection that it had kept fails once."""
@@ -80,18 +82,28 @@ class Courier:
         self._stop = threading.Event()
         self._connect_at = 0.0
         self._connect_failures = 0
+        self._went_on = time.monotonic()
 
     def stop(self) -> None:
         """End `run` after the document in hand. May be called from a signal handler."""
         self._stop.set()
         self._inbox.put(set())
 
+    def stuck(self) -> bool:
+        """Whether deliveries have come to nothing for longer than any of their steps may take. Asked from another thread."""
+        return time.monotonic() - self._went_on > STUCK_S
+
+    def _goes_on(self) -> bool:
+        """Called between two steps: False where there shall be no further one."""
+        self._went_on = time.monotonic()
+        return not self._stop.is_set()
+
     def run(self) -> None:
         """Deliver until `stop`."""
         watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         watcher.start()
         rescan_at = 0.0
-        while not self._stop.is_set():
+        while self._goes_on():
             now = time.monotonic()
             if now >= rescan_at:
                 self._rescan()
@@ -115,8 +127,10 @@ class Courier:
 
     def _rescan(self) -> None:
         for path in self._documents.glob("*.jsonl"):
+            self._goes_on()
             self._notice(path.stem)
         for run_uid in self._runs.keys() - self._closed:
+            self._goes_on()
             log = self._runs[run_uid].log
             try:
                 if is_complete(log) or (self._settled(run_uid) and close_orphan(log, self._volumes) is not None):
@@ -160,7 +174,7 @@ class Courier:
             return max(0.0, self._connect_at - time.monotonic())
         pause = RESCAN_S
         for run_uid, run in sorted(self._runs.items(), key=lambda item: item[1].started):
-            if self._stop.is_set():
+            if not self._goes_on():
                 break
             due = max(run.not_before, run.delivery.due if run.delivery else 0.0)
             wait = due - time.monotonic()
@@ -194,7 +208,7 @@ class Courier:
                 entry = self._catalog[run_uid]
             run.delivery, run.anew = Delivery(DocumentLog(run.log), self._catalog, entry), False
             self._started.add(run_uid)
-        run.delivery.drain(self._stop.is_set)
+        run.delivery.drain(lambda: not self._goes_on())
         run.failures = 0
         if run.delivery.exit_status is not None:
             logger.info(

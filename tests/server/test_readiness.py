@@ -20,6 +20,7 @@ import pytest
 from queuescope.config import load_scope
 from queuescope.layout import Layout
 from queuescope.ledger import Waits, room_for
+from queuescope.tiled_config.__main__ import Answers
 
 PATIENCE_S = 60
 
@@ -180,8 +181,17 @@ def test_the_catalog_is_asked_and_does_not_count(ready: Any) -> None:
     tiled = HTTPServer(("127.0.0.1", 0), Tiled)
     threading.Thread(target=tiled.serve_forever, daemon=True).start()
     ready.layout.runtime_json.write_text(json.dumps({"tiled": f"http://127.0.0.1:{tiled.server_port}/api/v1"}))
+
+    def catalog() -> dict[str, Any]:
+        return dict(ready_within_patience(ready)["components"]["catalog"])
+
     try:
-        assert ready_within_patience(ready)["components"]["catalog"]["ok"] is True
+        assert (catalog()["ok"], "the courier does not answer" in catalog()["detail"]) == (False, True)
+        answers = Answers(ready.layout.courier_socket)
+        assert catalog()["ok"] is True
+        answers.stuck = lambda: True
+        assert catalog()["ok"] is False
+        answers.stuck = lambda: False
         assert Tiled.asked[0] == "/healthz"
     finally:
         tiled.shutdown()

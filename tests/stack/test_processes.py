@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from queuescope.scripts import _checks, _stack
 from queuescope.scripts._probes import NoAnswer
 
 
@@ -95,3 +96,25 @@ def test_status_tells_of_every_process(stack: Any, name: str) -> None:
     text = json.dumps(status(stack))
     assert f'"{name}"' in text
     assert str(stack.runtime["pids"][name]) in text
+
+
+def test_a_frozen_courier_is_told(stack: Any) -> None:
+    """R2.6: by `GET /api/ready` at once and by `status`; the supervisor, which asks the same, kills it after a while."""
+    parts = _stack.parts(stack.scope, stack.layout, _checks.ports(stack.scope))
+    (courier,) = [part for part in parts if part.name == "courier"]
+    assert courier.alive is not None
+    courier.alive()
+    process = psutil.Process(stack.runtime["pids"]["courier"])
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(NoAnswer, match="courier: timed out"):
+            courier.alive()
+        catalog = stack.get("/api/ready")[1]["components"]["catalog"]
+        assert (catalog["ok"], catalog["detail"]) == (
+            False,
+            "the courier does not answer: runs wait in the document log",
+        )
+        assert status(stack)["catalog"] is False
+    finally:
+        process.send_signal(signal.SIGCONT)
+    courier.alive()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from bluesky_tiled_plugins.writing import tiled_writer
 from tiled.queries import Key
 
 from queuescope.formats import Format
+from queuescope.tiled_config import _courier
 from queuescope.tiled_config._delivery import Delivery, for_catalog
 from queuescope.tiled_config._documents import DocumentLog
 
@@ -194,3 +197,31 @@ def test_the_private_names_of_the_writer_are_still_there() -> None:
 def test_for_catalog_leaves_ordinary_values_alone() -> None:
     document = {"a": [1, 2.5, "x", None, True], "b": {"c": -3}, "d": 2**53 - 1}
     assert for_catalog(document) == document
+
+
+def test_deliveries_that_come_to_nothing_are_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R2.6: a courier whose loop is kept is told from one that has nothing to do."""
+    monkeypatch.setattr(_courier, "STUCK_S", 0.3)
+    monkeypatch.setattr(_courier, "RESCAN_S", 0.05)
+    kept, asked = threading.Event(), threading.Event()
+
+    def connect() -> None:
+        asked.set()
+        kept.wait()
+        raise _courier.TiledNotThere("nobody said where")
+
+    courier = _courier.Courier(tmp_path, connect, tmp_path)
+    thread = threading.Thread(target=courier.run)
+    thread.start()
+    try:
+        assert asked.wait(60)
+        deadline = time.monotonic() + 60
+        while not courier.stuck():
+            assert time.monotonic() < deadline
+        kept.set()
+        while courier.stuck():
+            assert time.monotonic() < deadline
+    finally:
+        kept.set()
+        courier.stop()
+        thread.join()
