@@ -481,7 +481,7 @@ class Agents(_Part):
     require_key: bool = True
     approval: ApprovalRule | dict[Literal["agent", "operator", "admin"], ApprovalRule] = "none"
     """Whose plans wait until an operator approves them: a rule for agents, or one for each role by its name.
-    ``first_of_kind``: the first of each plan and sample."""
+    ``first_of_kind``: the first of each plan, with what it repeats, and sample."""
 
     def approval_of(self, role: str) -> ApprovalRule:
         """The rule for this role's plans; queueserver's group ``primary``, the owner of the machine, is an operator."""

@@ -15,7 +15,7 @@ from ._items import meta_of
 from ._ledger import Ledger
 
 NO_KIND = frozenset(("protocol",))
-"""Plans that may hold any other: that one was approved says nothing of the next (`first_of_kind`)."""
+"""Plans of several others: that one was approved says nothing of the next (`first_of_kind`)."""
 READS_ONLY = frozenset(("read_state",))
 """Plans that move nothing and need no light: nobody asks a person for them."""
 
@@ -100,15 +100,16 @@ class Approvals:
             return [_approval(row) for row in rows]
 
     def kind_approved(self, approval: Approval) -> bool:
-        """Whether the same plan was approved before, for the same group and sample; never so for `NO_KIND`."""
+        """Whether the same `kind_of` plan was approved before, for the same group and sample; never so for `NO_KIND`."""
         if approval.plan in NO_KIND:
             return False
         with self._ledger.connect() as connection:
-            row = connection.execute(
-                "SELECT 1 FROM approvals WHERE user_group = ? AND plan = ? AND sample_id IS ? AND state = 'approved' LIMIT 1",
+            rows = connection.execute(
+                "SELECT kwargs FROM approvals WHERE user_group = ? AND plan = ? AND sample_id IS ? AND state = 'approved'",
                 (approval.user_group, approval.plan, approval.sample_id),
-            ).fetchone()
-        return row is not None
+            )
+            kind = kind_of(approval.plan, approval.kwargs)
+            return any(kind_of(approval.plan, json.loads(row["kwargs"])) == kind for row in rows)
 
     def _one(self, item_uid: str, body: str) -> Approval | None:
         with self._ledger.connect() as connection:
@@ -129,6 +130,14 @@ def waits_for_approval(agents: Agents, approvals: Approvals, item: Mapping[str, 
     if approval.state == "pending" and asks == "first_of_kind" and approvals.kind_approved(approval):
         return None
     return approval
+
+
+def kind_of(plan: str, kwargs: Any) -> tuple[str, ...]:
+    """The plan, what it repeats (its ``do``), what that repeats, and so on: ``("time_lapse", "multi_position", "snap")``."""
+    do = kwargs.get("do") if isinstance(kwargs, Mapping) else None
+    if not isinstance(do, Mapping):
+        return (plan,)
+    return (plan, *kind_of(str(do.get("plan")), do.get("kwargs")))
 
 
 def body_of(item: Mapping[str, Any]) -> str:

@@ -101,6 +101,24 @@ def test_the_first_of_a_kind_opens_the_way_for_its_kind(gate: Callable[[str], Ga
     assert asked.refusal(item("0", n=1)) == "ApprovalError: snap was refused by Ada: a look"
 
 
+def test_what_repeats_another_plan_is_of_a_kind_with_it(gate: Callable[[str], Gate], layout: Layout) -> None:
+    """R5.5: a time-lapse of one plan opens the way for no other one's, however deep it lies."""
+
+    def lapse(uid: str, plan: str, **kwargs: Any) -> dict[str, Any]:
+        return item(uid, name="time_lapse", do={"plan": plan, "kwargs": kwargs}, rounds=2)
+
+    asked = gate("first_of_kind")
+    snaps = {"do": {"plan": "snap"}, "positions": [[0, 0]]}
+    for one in (lapse("1", "snap", n=1), lapse("2", "multi_position", **snaps)):
+        assert asked.hold(one) is not None
+        decide(layout, one, True)
+    assert asked.hold(lapse("3", "snap", n=7)) is None
+    assert asked.hold(lapse("4", "multi_position", **snaps, settle_s=1)) is None
+    assert asked.hold(lapse("5", "acquire_volume")) is not None
+    assert asked.hold(lapse("6", "multi_position", do={"plan": "acquire_volume"})) is not None
+    assert asked.hold(item("7", name="snap")) is not None, "alone it was never approved"
+
+
 def test_every_protocol_is_the_first_of_its_kind(gate: Callable[[str], Gate], layout: Layout) -> None:
     """R5.5: it may hold any plan, so that one was approved says nothing of the next."""
     asked = gate("first_of_kind")
