@@ -231,7 +231,8 @@ class Strikes:
             problems.append(
                 f"the camera exposed {exposures} times for {made} frames of runs that ended well, {torn} of torn ones"
             )
-        return struck, back, took, problems
+        ended = all(one is not None and one.ended for one in operations.values())
+        return struck, back and ended, took, problems
 
     def finally_wrong(self) -> list[str]:
         """What is wrong with any operation of this stack, and with the catalog, when all is over."""

@@ -280,9 +280,12 @@ class KeyedPlanQueue(PlanQueueOperations):
 
     async def _load(self) -> None:
         """What the store has now."""
-        self._store = await self._store_now()
+        store = await self._store_now()
         async with self._lock:
+            if self._running is not None:  # we know better
+                await super()._set_running_item_info(json.loads(self._running))
             await self._queue_clean()
+            await self._drop_copies()
             await self._uid_dict_initialize()
             await self._load_plan_queue_mode()
             self._queue_size = await self._get_queue_size()
@@ -290,6 +293,25 @@ class KeyedPlanQueue(PlanQueueOperations):
             self._running_item_info = await self._get_running_item_info()
             self._plan_queue_uid = self.new_item_uid()
             self._plan_history_uid = self.new_item_uid()
+        self._store = store
+
+    async def _drop_copies(self) -> None:
+        """Of items that are queued twice, or run already: the client sends a command again whose answer was lost when Valkey
+        died, and a start that Valkey had told of and not written is undone. queueserver goes on with neither.
+        """
+        items, _ = await self._get_queue()
+        running = (await self._get_running_item_info()).get("item_uid")
+        once: dict[str, str] = {}
+        for item in items:
+            if item["item_uid"] != running:
+                once.setdefault(item["item_uid"], json.dumps(item))
+        if len(once) < len(items):
+            logger.warning("%d copies of items were in the queue and are dropped", len(items) - len(once))
+            async with self._r_pool.pipeline(transaction=True) as together:
+                together.delete(self._name_plan_queue)
+                if once:
+                    together.rpush(self._name_plan_queue, *once.values())
+                await together.execute()
 
     async def _store_now(self) -> str:
         """Valkey's name for the time since it was started."""

@@ -143,16 +143,23 @@ def test_a_frozen_queue_store_at_the_end_of_a_plan(stack: Any, agent: Agent) -> 
 
 
 def test_what_a_killed_queue_store_had_not_written_is_queued_again(stack: Any, agent: Agent) -> None:
-    """R1.4, R2.6: Valkey writes up to a second after it has answered; the ledger has the operation."""
+    """R1.4, R2.6: Valkey writes up to a second after it has answered; the ledger has the operation. What is there twice, since
+    it was sent again, or although it runs, goes.
+    """
     running(agent, "live.lost-1")
     agent.submit("live.lost-2", {"plan": "read_state"})
+    agent.submit("live.lost-3", {"plan": "read_state"})
     before = stack.runtime["pids"]["valkey"]
     with redis.Redis(**valkey_address(stack.scope, stack.layout)) as store:
-        store.rpop(QUEUE)
+        kept = store.rpop(QUEUE)
+        store.delete(QUEUE)
+        store.rpush(QUEUE, kept, store.get(QUEUE.replace("plan_queue", "running_plan")), kept)
         os.kill(before, signal.SIGKILL)
     until(lambda: stack.runtime["pids"]["valkey"] not in (None, before))
     agent.call("live.lost-1", "cancel")
-    assert agent.ended("live.lost-2")["state"] == "succeeded"
+    assert agent.ended("live.lost-2")["state"] == agent.ended("live.lost-3")["state"] == "succeeded"
+    until(lambda: stack.manager().status(reload=True)["items_in_queue"] == 0)
+    assert len(starts(stack, "live.lost-1")) == 1
 
 
 def test_there_is_one_queue_server_for_a_data_directory(stack: Any, agent: Agent) -> None:
