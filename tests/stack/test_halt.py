@@ -52,6 +52,7 @@ def with_a_door(folder: Path) -> Path:
             " joysticks: [{label: Stick, property: Label, on: State-1, off: State-0}]}\nstorage:",
         ),
         ("scope.yml", "approval: none", "approval: {agent: first_of_kind}"),
+        ("scope.yml", "on_failure: continue", "on_failure: wait"),
     ):
         text = (folder / name).read_text()
         assert old in text
@@ -178,6 +179,28 @@ def test_a_halt_works_without_the_worker(stack: Any) -> None:
     assert not stack.manager().status(reload=True)["queue_autostart_enabled"]
 
 
+def test_after_a_lost_worker_the_queue_waits_for_a_person(stack: Any) -> None:
+    """R1.5: `queue.on_failure: wait`, and an operation was lost: the environment is open again, autostart is not on."""
+
+    def restarts() -> int:
+        state = json.loads((stack.layout.services / "state.json").read_text())
+        return int(state["parts"]["environment"]["restarts"])
+
+    before = restarts()
+    stack.submit("snap", "halt.lost-1", camera="cam_a", n=200, channels=[{"name": "gfp", "exposure_ms": 100}])
+    waiting = stack.submit("read_state", "halt.lost-2")
+    running(stack)
+    psutil.Process(stack.runtime["pids"]["worker"]).send_signal(signal.SIGKILL)
+    until(lambda: restarts() > before)
+    lost = Operations(Ledger(stack.layout.ledger_db)).by_key("halt.lost-1")
+    assert (lost.state, lost.error.detail) == ("interrupted", "the RE worker died")
+    assert [one["item_uid"] for one in stack.manager().queue_get(reload=True)["items"]] == [waiting]
+    code, ready = stack.get("/api/ready")
+    assert (code, ready["reasons"]) == (503, ["queue: autostart is off: switch it on"])
+    stack.manager().queue_autostart(True)
+    assert stack.wait(waiting)["result"]["exit_status"] == "completed"
+
+
 def test_an_open_door_ends_the_running_plan(stack: Any) -> None:
     """The plan is told which interlock; closed and rearmed the next one runs."""
     item = stack.submit("snap", "halt.door-1", camera="cam_a", n=500, channels=[{"name": "gfp", "exposure_ms": 20}])
@@ -193,6 +216,8 @@ def test_an_open_door_ends_the_running_plan(stack: Any) -> None:
     assert (code, refused["code"]) == (409, "interlock_open")
     stack.hardware().set_value("handle", "0")
     until(lambda: stack.get("/api/scope")[1]["safety"]["interlocks"]["door"]["closed"])
+    until(lambda: not stack.manager().status(reload=True)["queue_autostart_enabled"])  # on_failure: wait
+    stack.manager().queue_autostart(True)
     refused_item = stack.run("snap", "halt.door-2", camera="cam_a", channels=[{"name": "gfp"}])
     assert "must close it and rearm" in refused_item["result"]["msg"]
     assert stack.post("/api/scope/rearm", {"resume_queue": True})[0] == 200
