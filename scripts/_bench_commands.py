@@ -37,7 +37,7 @@ def bench(
     given: tuple[tuple[str, tuple[str, ...], Any], ...] = (
         ("faults", ("faults", "kills"), faults),
         ("seed", ("faults", "kills", "refusals"), seed),
-        ("only", ("kills",), None if only is None else _span(only)),
+        ("only", ("kills",), None if only is None else span(only)),
         ("minutes", ("kills",), minutes),
         ("without", ("latency",), without),
     )
@@ -62,7 +62,8 @@ def bench(
         fail(f"{len(result.problems)} things that must not be were found:\n" + "\n".join(result.problems))
 
 
-def _span(text: str) -> tuple[int, int]:
+def span(text: str) -> tuple[int, int]:
+    """First and last of ``FIRST-LAST``."""
     match = re.fullmatch(r"([1-9]\d*)-([1-9]\d*)", text)
     if match is None or int(match[1]) > int(match[2]):
         fail(f"--only is FIRST-LAST, two numbers from 1, not {text!r}")

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
+import typer
+
+from queuescope.benchmarks.kills import DIRECTED, drawn
+from queuescope.scripts._bench_commands import span
 
 
 def bench(name: str, *words: str) -> dict[str, Any]:
@@ -58,3 +63,17 @@ def test_kills_at_named_points_lose_and_repeat_nothing() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["ratios"]["violations"] == 0.0
+
+
+def test_a_campaign_of_kills_is_the_same_in_parts() -> None:
+    """R1.4: 16 points 25 times and 200 at random; a seed draws them again, so `--only` takes its part of the whole."""
+    kills = drawn(600, seed=1)
+    counts = Counter((whom, when) for _, whom, when in kills if when is not None)
+    assert counts == dict.fromkeys(DIRECTED, 25)
+    assert len(DIRECTED) == 16
+    assert (len(kills), sum(when is None for _, _, when in kills)) == (600, 200)
+    assert drawn(600, seed=1) == kills != drawn(600, seed=2)
+    assert span("301-600") == (301, 600)
+    for wrong in ("600-301", "0-5", "7"):
+        with pytest.raises(typer.Exit):
+            span(wrong)
