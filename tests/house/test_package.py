@@ -109,7 +109,7 @@ def test_folders_are_those_of_the_package() -> None:
 
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     within = {
-        f"queuescope.{path.parent.parent.name}.{path.parent.name}" for path in ROOT.glob("[a-z]*/[a-z]*/__init__.py")
+        f"queuescope.{path.parent.parent.name}.{path.parent.name}" for path in ROOT.glob("[a-z]*/[a-z_]*/__init__.py")
     }
     assert {"queuescope", *(f"queuescope.{folder}" for folder in FOLDERS)} | within == set(listed)
     with_python = {path.parent.name for path in ROOT.glob("*/__init__.py")}

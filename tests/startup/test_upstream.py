@@ -1,8 +1,9 @@
-"""The private parts of queueserver that `startup/_queueserver.py` overrides or relies on are those we read."""
+"""The private parts of queueserver that `startup/_queueserver/` overrides or relies on are those we read."""
 
 import hashlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from bluesky_queueserver.manager.manager import RunEngineManager
 from bluesky_queueserver.manager.plan_queue_ops import PlanQueueOperations
 from bluesky_queueserver.manager.start_manager import WatchdogProcess, start_manager
 from bluesky_queueserver.manager.worker import RunEngineWorker
+
+from queuescope.startup import _queueserver
 
 PINNED: dict[Callable[..., Any], str] = {
     RunEngineWorker.run: "221ae5e89716d984",
@@ -73,6 +76,13 @@ PINNED: dict[Callable[..., Any], str] = {
 
 @pytest.mark.parametrize("function", PINNED, ids=lambda f: f.__qualname__)
 def test_upstream_is_what_we_read(function: Callable[..., Any]) -> None:
-    """A failure means: read the new version, adapt `startup/_queueserver.py`, then put the new digest here."""
+    """A failure means: read the new version, adapt `startup/_queueserver/`, then put the new digest here."""
     digest = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
     assert digest == PINNED[function]
+
+
+def test_nobody_else_touches_the_manager_s_side_of_queueserver() -> None:
+    """But for who starts it: its logging and its end."""
+    root = Path(_queueserver.__file__).parents[1]
+    found = {path for path in root.rglob("*.py") if "bluesky_queueserver.manager" in path.read_text(encoding="utf-8")}
+    assert {path for path in found if path.parent != Path(_queueserver.__file__).parent} == {root / "__main__.py"}
