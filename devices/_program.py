@@ -221,12 +221,18 @@ class ProgramFlyer(OphydObject):
 
     def stop(self, *, success: bool = False) -> None:
         """End it after the exposure in hand; done when it has ended. With its hardware it ended anyhow."""
-        if self._kickoff is not None and self._state is not None and self._state.phase == "running":
+        if self._starts() and self._state is not None and self._state.phase == "running":
             self._stopped = True
             try:
                 self._state = self._hardware.stop_recording(self._state.recording)
             except (HardwareGoneError, UnknownNameError) as error:
                 self._state = self._lost(self._state, error)
+
+    def _starts(self) -> bool:
+        """Whether a program was started: waits for one that is about to be, since what has ended before that can't be ended."""
+        if self._kickoff is not None:
+            self._kickoff.exception()
+        return self._kickoff is not None
 
     async def pause(self) -> None:
         """Called by the RunEngine when it pauses: no light is on when this is done."""
@@ -237,8 +243,9 @@ class ProgramFlyer(OphydObject):
         await self._hold(False)
 
     async def _hold(self, hold: bool) -> None:
+        started = await asyncio.to_thread(self._starts)
         state = self._state
-        if self._kickoff is None or state is None or self.ended:
+        if not started or state is None or self.ended:
             return
         try:
             await asyncio.to_thread(self._hardware.hold_recording, state.recording, hold)
