@@ -206,8 +206,8 @@ class Events(Acquisition):
         if moves:
             for stage, target in moves.items():
                 stage.check_value(target)
+            self._at |= moves  # before they are there: whoever is stopped on the way goes back too
             yield from bps.mv(*(part for pair in moves.items() for part in pair))
-            self._at |= moves
 
     def _focus_at(self, event: useq.MDAEvent, before: Mapping[Any, float]) -> PlanBody:
         """Focus once at the event's place; its frames are taken as far from what the sequence says as the focus was found."""
@@ -222,8 +222,8 @@ class Events(Acquisition):
             yield from bps.checkpoint()
             offset = getattr(event.action, "autofocus_motor_offset", None)
             if offset is not None:
-                yield from bps.abs_set(autofocus.offset, offset, wait=True)
-                yield from bps.abs_set(autofocus, False, wait=True)
+                lock, release = bps.abs_set(autofocus.offset, offset, wait=True), bps.abs_set(autofocus, False, wait=True)
+                yield from bpp.finalize_wrapper(lock, release)
             else:
                 yield from bps.abs_set(autofocus, "full", wait=True)
         except FailedStatus:
