@@ -127,10 +127,13 @@ class Acquisition:
     def once(self) -> PlanBody:
         """One round: go there, focus, take the frames. Returns whether frames were taken."""
         yield from go_to(self.context, self.parameters.position)
+        return (yield from bpp.finalize_wrapper(self._focused(), self._let_go))
+
+    def _focused(self) -> PlanBody:
         if not (yield from self._focus()):
             self.without_focus += 1
             return False
-        yield from bpp.finalize_wrapper(self._take(), self._let_go)
+        yield from self._take()
         return True
 
     def end(self) -> PlanBody:
@@ -158,8 +161,10 @@ class Acquisition:
         autofocus, stage = self.context.devices[name], self.context.devices[settings.axis]
         try:
             yield from bps.checkpoint()
+            self._locked = True  # before it has: whoever is stopped meanwhile lets go too
             yield from bps.abs_set(autofocus, True, wait=True)
         except FailedStatus:
+            self._locked = False  # the hardware has released what it couldn't lock
             if self.parameters.on_focus_fail == "fail":
                 raise
             if self.parameters.on_focus_fail == "skip":
@@ -167,7 +172,6 @@ class Acquisition:
             if self._focus_um is not None:
                 yield from bps.mv(stage, self._focus_um)
             return True
-        self._locked = True
         self._focus_um = yield from value(stage)
         if self.moves == settings.axis:
             yield from self._let_go()
@@ -175,9 +179,9 @@ class Acquisition:
 
     def _let_go(self) -> PlanBody:
         if self._locked:
-            self._locked = False
             for name in self.context.scope.of_kind("autofocus"):
                 yield from bps.abs_set(self.context.devices[name], False, wait=True)
+            self._locked = False
         else:
             yield from bps.null()
 
