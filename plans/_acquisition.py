@@ -19,6 +19,7 @@ from bluesky.utils import FailedStatus
 from ..config import Scope
 from ..devices import CameraDetector, CameraPlan, Geometry, ProgramPlan, in_series, of_image
 from ..hardware import DatasetPlan, FrameSettings
+from ._ending import ending
 from ._movement import device_of
 from ._reading import answer, value
 from ._template import PlanBody, PlanContext
@@ -127,7 +128,7 @@ class Acquisition:
     def once(self) -> PlanBody:
         """One round: go there, focus, take the frames. Returns whether frames were taken."""
         yield from go_to(self.context, self.parameters.position)
-        return (yield from bpp.finalize_wrapper(self._focused(), self._let_go))
+        return (yield from ending(self._focused(), self._let_go))
 
     def _focused(self) -> PlanBody:
         if not (yield from self._focus()):
@@ -360,7 +361,7 @@ def run_of(
         described = {"detectors": list(acquisition.cameras), **acquisition.metadata, **metadata}
         run_uid = yield from bps.open_run(described)
         opened(run_uid)
-        yield from bpp.finalize_wrapper(body(), acquisition.end)
+        yield from ending(body(), acquisition.end)
         yield from bps.checkpoint()  # a pause that was asked for meanwhile takes effect now
         result = acquisition.result()
         yield from bps.close_run()
@@ -388,4 +389,4 @@ def _with_geometry(acquisition: Acquisition, plan: PlanBody) -> PlanBody:
         for geometry, found in before.items():
             yield from bps.abs_set(geometry, found, wait=True)
 
-    return (yield from bpp.finalize_wrapper(changed(), back))
+    return (yield from ending(changed(), back))

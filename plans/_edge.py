@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import create_model, model_validator
 
 from ..config import Scope
 from ..ledger import BY_DEFAULT, Question
 from ._acquisition import Stepped, cameras_of, go_to, run_of
 from ._decision import DecisionRecord, decide, tell
+from ._ending import ending
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
 from ._movement import device_of, move_s
 from ._parameters import Parameters, choice, count, number
@@ -170,7 +170,7 @@ def edge_search(scope: Scope) -> Template | None:
             def back() -> PlanBody:
                 yield from bps.mv(axis, before)
 
-            yield from bpp.finalize_wrapper(search.steps(before), back)
+            yield from ending(search.steps(before), back)
 
         def opened(run_uid: str) -> None:
             search.run_uid = run_uid

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Self, get_args
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
 from ..devices import CameraPlan, Finding, FrameMeter
 from ..hardware import FocusMetric
 from ._acquisition import Acquisition, channels_of, frame_settings, go_to, one_run
+from ._ending import ending
 from ._focus_fit import Peak, check_r2, check_structure, fit_peak
 from ._imaging import common_fields, example_channel, imaging_estimate
 from ._movement import device_of
@@ -183,7 +183,7 @@ class Sweep(Measured):
         def leave() -> PlanBody:
             yield from bps.mv(axis, at_last["um"])
 
-        yield from bpp.finalize_wrapper(sweep(), leave)
+        yield from ending(sweep(), leave)
 
 
 class Descent(Sweep):

@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar
 import useq
 from bluesky import Msg
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus
 from pydantic import ValidationInfo, WithJsonSchema, create_model, field_validator
 
 from ..config import Scope
 from ..devices import CameraDetector, CameraPlan, in_series
 from ._acquisition import Acquisition, cameras_of, run_of
+from ._ending import ending
 from ._imaging import camera_choices, common_fields
 from ._parameters import Parameters, choice
 from ._reading import answer, value
@@ -143,7 +143,7 @@ class Events(Acquisition):
             if self._z is not None and (self._z in self._at or self._correction):
                 yield from bps.mv(self._z, before[self._z])
 
-        yield from bpp.finalize_wrapper(self._all(before), back)
+        yield from ending(self._all(before), back)
         return True
 
     def _all(self, before: Mapping[Any, float]) -> PlanBody:
@@ -222,8 +222,8 @@ class Events(Acquisition):
             yield from bps.checkpoint()
             offset = getattr(event.action, "autofocus_motor_offset", None)
             if offset is not None:
-                lock, release = bps.abs_set(autofocus.offset, offset, wait=True), bps.abs_set(autofocus, False, wait=True)
-                yield from bpp.finalize_wrapper(lock, release)
+                lock = bps.abs_set(autofocus.offset, offset, wait=True)
+                yield from ending(lock, lambda: bps.abs_set(autofocus, False, wait=True))
             else:
                 yield from bps.abs_set(autofocus, "full", wait=True)
         except FailedStatus:

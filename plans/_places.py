@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ..config import Scope
 from ..devices import Geometry
 from ._acquisition import Acquisition, go_to, one_run
 from ._doing import Do, do_field
+from ._ending import ending
 from ._movement import move_s, nearest
 from ._parameters import Parameters, number, place_field
 from ._reading import value
@@ -83,7 +83,7 @@ class Visits(Acquisition):
     def end(self) -> PlanBody:
         ends: PlanBody = bps.null()
         for _, _, acquisition in self._places:
-            ends = bpp.finalize_wrapper(ends, acquisition.end)
+            ends = ending(ends, acquisition.end)
         yield from ends
 
     def _go(self, where: Any) -> PlanBody:

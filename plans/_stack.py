@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import create_model, model_validator
 
 from ..config import Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView
 from ._acquisition import Acquisition, Flown, Stepped, cameras_of, channels_of, frame_settings, one_run
+from ._ending import ending
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
 from ._movement import device_of
 from ._parameters import MAX_FRAMES, Parameters, choice, number
@@ -87,7 +87,7 @@ class StackByStep(Stepped):
         def back() -> PlanBody:
             yield from bps.mv(axis, before)
 
-        yield from bpp.finalize_wrapper(super()._take(), back)
+        yield from ending(super()._take(), back)
 
 
 def stack_of(parameters: Any, *args: Any, **more: Any) -> Acquisition:

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Self
 
 from bluesky import Msg
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
 from ._acquisition import Stepped, cameras_of, one_run
+from ._ending import ending
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
 from ._movement import move_s
 from ._parameters import Parameters, choice, count, number, place_field
@@ -70,7 +70,7 @@ class Tiles(Stepped):
             if self._z is not None and self._moves_z():
                 yield from bps.mv(self._z, before[2])
 
-        yield from bpp.finalize_wrapper(super()._take(), back)
+        yield from ending(super()._take(), back)
 
     def _moves_z(self) -> bool:
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import Field, FiniteFloat, ValidationInfo, create_model, model_validator
 
 from ..config import Calibration, Galvo, Scope
@@ -13,6 +12,7 @@ from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView, slice_timing, volume_ms
 from ._acquisition import Flown, channels_of, frame_settings, one_run
 from ._calibrations import Calibrations
+from ._ending import ending
 from ._imaging import common_fields, example_channel, imaging_estimate
 from ._movement import device_of
 from ._parameters import Parameters, choice, count, number
@@ -137,7 +137,7 @@ def acquire_volume(scope: Scope) -> Template | None:
                 for axis, where in before.items():
                     yield from bps.mv(axis, where)
 
-            yield from bpp.finalize_wrapper(placed(), back)
+            yield from ending(placed(), back)
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Acquire a light-sheet volume with one or two cameras.
