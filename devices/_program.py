@@ -33,6 +33,8 @@ log = logging.getLogger("queuescope.devices")
 
 LONG_POLL_S = 10.0
 """Longest wait for one change of a recording's state; then it is asked again."""
+LOOK_S = 0.2
+"""How soon it is seen that what a pause waits for must end at once."""
 GATHER_S = 0.25
 """New frames are gathered this long before documents tell of them."""
 
@@ -72,7 +74,7 @@ class ProgramFlyer(OphydObject):
 
     ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when it has ended.
     Stream documents name only frames on disk, one for all that are new since the last collection. A pause of the RunEngine
-    holds it before its next exposure, unless something else times it: that ends first.
+    holds it before its next exposure; what something else times ends first (decision 0087).
     """
 
     def __init__(
@@ -235,20 +237,25 @@ class ProgramFlyer(OphydObject):
         return self._kickoff is not None
 
     async def pause(self) -> None:
-        """Called by the RunEngine when it pauses: no light is on when this is done."""
-        await self._hold(True)
+        """Called by the RunEngine when it pauses: no light is on when this is done. What can't be held has ended then: by itself,
+        or at once where the plan is about to end (`RunRecordings.ending`).
+        """
+        await asyncio.to_thread(self._hold, True)
 
     async def resume(self) -> None:
         """Called by the RunEngine before it goes on."""
-        await self._hold(False)
+        await asyncio.to_thread(self._hold, False)
 
-    async def _hold(self, hold: bool) -> None:
-        started = await asyncio.to_thread(self._starts)
-        state = self._state
-        if not started or state is None or self.ended:
+    def _hold(self, hold: bool) -> None:
+        if not self._starts() or self._state is None or self.ended:
             return
         try:
-            await asyncio.to_thread(self._hardware.hold_recording, state.recording, hold)
+            state = self._hardware.hold_recording(self._state.recording, hold)
+            while hold and state.phase == "running" and not state.held:
+                if self._recordings.ending:
+                    self.stop()
+                    return
+                state = self._hardware.recording(state.recording, seen=state.version, wait_s=LOOK_S)
         except (HardwareGoneError, UnknownNameError) as error:  # following it will say so
             log.warning("%s can't be held: %s", self.name, error)
 

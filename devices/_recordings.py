@@ -47,6 +47,8 @@ class RunRecordings:
         self._sample_id: str | None = None
         self._position: str | None = None
         self._session_id: str | None = None
+        self.ending = False
+        """Whoever pauses the plan is about to stop it: what can't be held is ended then, not waited for."""
         self.dose: dict[str, float] = {}
         """By light: what the frames of the run that ended last got, in % × s, as the hardware measured it."""
 

@@ -60,6 +60,8 @@ TELL_S = 0.02
 """A change of the status is published so much later, with those that came meanwhile."""
 HOLDS = ("manager_state", "queue_autostart_enabled", "worker_silent")
 """What of the status tells why an operation waits."""
+ENDING = "ending"
+"""How a worker is told to pause a plan that will be ended."""
 RECONNECT_S = 120.0
 """A plan waits so long for a hardware process that is being started again; loading a real configuration takes a while."""
 
@@ -112,6 +114,15 @@ class ScopeWorker(RunEngineWorker):
                 self.bell.send(b".")
             self._close_lights()
             self._give_joysticks_back()
+
+    def _command_pause_plan_handler(self, *, option: str) -> dict[str, Any]:
+        """As upstream; `ENDING`: immediate, and what can't be held ends at once, also where a pause waits for it already."""
+        if option == ENDING:
+            option = "immediate"
+            if (session := session_or_none()) is not None:
+                session.run_engine.will_end()
+        reply: dict[str, Any] = super()._command_pause_plan_handler(option=option)
+        return reply
 
     def _request_state_handler(self) -> dict[str, Any]:
         """As upstream, and whether the RunEngine's loop turns: a plan that is stuck in native code keeps it."""
@@ -499,6 +510,8 @@ class ScopeManager(RunEngineManager):
     """The queue's front has just been found to be one that may start."""
     _stop_pending: bool | None = None
     """What Valkey has of `queue_stop_pending`; None where nobody knows."""
+    _pause_ends = False
+    """The pause that is asked for now comes before a stop or an abort."""
     _rang_early = False
     """A plan was over before its start was."""
     _refusal: Refused | None = None
@@ -664,7 +677,13 @@ class ScopeManager(RunEngineManager):
         return reply | {"status": {name: self._status.get(name) for name in HOLDS}}
 
     async def _re_pause_handler(self, request: dict[str, Any]) -> Any:
+        """As upstream; with ``ending`` an immediate pause that a stop or an abort follows (decision 0087)."""
+        self._pause_ends = bool(request.get("ending"))
+        request = {name: value for name, value in request.items() if name != "ending"}
         return await self._of_item(super()._re_pause_handler, request)
+
+    async def _worker_command_pause_plan(self, option: str) -> Any:
+        return await super()._worker_command_pause_plan(ENDING if self._pause_ends else option)
 
     async def _re_abort_handler(self, request: dict[str, Any]) -> Any:
         return await self._of_item(super()._re_abort_handler, request)

@@ -58,10 +58,16 @@ class ScopeRunEngine(RunEngine):
 
     def __call__(self, *args: Any, **metadata: Any) -> Any:
         self._returned.clear()
+        self._recordings.ending = False
         return self._until_over(lambda: super(ScopeRunEngine, self).__call__(*args, **metadata))
 
     def resume(self) -> Any:
+        self._recordings.ending = False
         return self._until_over(super().resume)
+
+    def will_end(self) -> None:
+        """Before a pause that a stop or an abort follows: what can't be held while it is paused ends at once (decision 0087)."""
+        self._recordings.ending = True
 
     def _keep_result(self, plan: Any) -> Any:
         result = yield from plan
@@ -123,7 +129,7 @@ class Session:
     devices: Mapping[str, Any]
     plans: Mapping[str, Any]
     templates: Mapping[str, Template]
-    run_engine: RunEngine
+    run_engine: ScopeRunEngine
     operations: Operations
     reconnection: Reconnection
     rounds: RoundsWait
