@@ -60,10 +60,10 @@ GFP = [{"name": "gfp"}]
 TWO = [{"name": "gfp"}, {"name": "mcherry", "exposure_ms": 5.0}]
 PART = {"roi": {"x_px": 16, "y_px": 8, "width_px": 64, "height_px": 48}}
 HERE, THERE = {"x_um": 10.0, "y_um": 5.0}, {"x_um": -10.0, "y_um": -3.0, "z_um": 8.0}
-SHOTS = {"plan": "snap", "kwargs": {"camera": "overview", "n": 2, "channels": GFP}}
+SHOTS = {"plan": "snap", "kwargs": {"camera": "cam_a", "n": 2, "channels": GFP}}
 STACK = {"plan": "z_stack", "kwargs": {"camera": "overview", "range_um": 4.0, "step_um": 2.0, "channels": GFP}}
 VOLUME = {"plan": "acquire_volume", "kwargs": {"views": "A", "slices": 2, "channels": GFP, "binning": 2}}
-FAST = {"plan": "burst", "kwargs": {"frames": 3, "cameras": ["overview"], "channels": GFP, "focus": "lock"}}
+FAST = {"plan": "burst", "kwargs": {"frames": 3, "cameras": ["cam_a"], "channels": GFP, "focus": "lock"}}
 SEQUENCE = {
     "channels": [{"config": "gfp"}],
     "z_plan": {"range": 2, "step": 1},
@@ -83,8 +83,8 @@ CASES: dict[str, Case] = {
     "mark_position": case({"name": "embryo"}),
     "shutdown_safe": case({}, streams=""),
     "snap": case(
-        {"camera": "overview", "n": 2, "channels": TWO, "focus": "lock", "position": HERE, **PART},
-        "overview_gfp 2 overview_mcherry 2",
+        {"camera": "cam_a", "n": 2, "channels": TWO, "focus": "lock", "position": HERE, **PART},
+        "cam_a_gfp 2 cam_a_mcherry 2",
         streams="gfp mcherry",
         leaves="xy.x xy.y channel exposure",
     ),
@@ -113,7 +113,11 @@ CASES: dict[str, Case] = {
         streams="primary decisions",
         leaves="xy.x xy.y channel exposure",
     ),
-    "live": case({"camera": "overview", "channel": "gfp", "max_s": 0.5}, leaves="channel exposure", looked_at=True),
+    "live": case(
+        {"camera": "cam_a", "channel": "gfp", "exposure_ms": 200.0, "max_s": 0.5},
+        leaves="channel exposure",
+        looked_at=True,
+    ),
     "multi_position": case(
         {"positions": [HERE, THERE], "do": STACK, "safe_z_um": -5.0},
         "overview_p1 3 overview_p2 3",
@@ -128,25 +132,25 @@ CASES: dict[str, Case] = {
     ),
     "time_lapse": case(
         {"do": FAST, "interval_s": 0.1, "rounds": 2, "on_late": "run"},
-        "overview 6",
+        "cam_a 6",
         streams="primary rounds",
         leaves="channel exposure",
     ),
     "adaptive_time_lapse": case(
         {"positions": [HERE], "do": SHOTS, "interval_s": 0.1, "rounds": 2, "on_late": "run"},
-        "overview_p1 4",
+        "cam_a_p1 4",
         streams="p1 rounds visits",
         leaves="xy.x xy.y channel exposure",
     ),
     "temperature_burst": case(
         {"target_c": 37.0, "do": SHOTS, "interval_s": 0.1, "rounds": 2},
-        "overview 4",
+        "cam_a 4",
         streams="primary rounds temperature",
         leaves="channel exposure",
     ),
     "protocol": case(
         {"steps": [{"plan": "move_z", "kwargs": {"z_um": 12.0}}, SHOTS]},
-        "overview 2",
+        "cam_a 2",
         leaves="z channel exposure",
     ),
     "focus_sweep": case(
@@ -410,7 +414,7 @@ def alike(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("name", ["acquire_volume", "burst"])
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_pause_waits_for_what_cant_be_held(stand: Stand, name: str, ends: bool) -> None:
-    """Inside a hardware-timed volume a pause takes effect at its end; where the plan is cancelled it ends at once. Decision 0087."""
+    """Inside a hardware-timed volume a pause takes effect at its end; where a cancel asks for it the volume ends at once."""
     stand.begin()
     session, run_engine = stand.session, stand.session.run_engine
     long = {"acquire_volume": {"slices": 60}, "burst": {"frames": 200, "cameras": ["overview"]}}[name]
