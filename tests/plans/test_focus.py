@@ -18,6 +18,7 @@ from event_model import DocumentNames, schema_validators
 from queuescope.hardware import LimitError
 from queuescope.layout import Layout
 from queuescope.plans import Circumstances, FitError, ParameterError, check, templates
+from queuescope.startup._outcomes import failure_of
 from queuescope.startup._session import Session, open_session
 
 from .test_templates import documents, positions, run
@@ -62,6 +63,7 @@ def refused(session: Session, name: str, kwargs: dict[str, Any], words: str) -> 
     assert positions(session) == pytest.approx(before, abs=1e-3)
     assert session.hardware.light("lamp").on is False
     assert set(caught.value.fields) == {"thing", "value", "limit"}
+    assert failure_of(caught.value).code == "fit_refused"
     return caught.value
 
 
