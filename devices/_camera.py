@@ -92,14 +92,16 @@ class CameraDetector(OphydObject):
         self._lock = threading.Lock()
         self._forget()
 
-    def meter(self, metric: FocusMetric) -> FrameMeter:
-        """The same camera, whose frames are measured as well."""
+    def meter(self, metric: FocusMetric, series: str = "", position: str | None = None) -> FrameMeter:
+        """The same camera, whose frames are measured as well; as `another`."""
         return FrameMeter(
             name=self._camera,
             hardware=self._hardware,
             settings=self.settings,
             recordings=self._recordings,
             imaging=self._imaging,
+            series=series,
+            position=position,
             metric=metric,
         )
 

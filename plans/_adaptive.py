@@ -12,7 +12,8 @@ from pydantic import Field, TypeAdapter, create_model, model_validator
 
 from ..config import Scope
 from ..ledger import Question
-from ._acquisition import channels_of, frame_settings, run_of, with_power
+from ._acquisition import run_of
+from ._channels import channels_of, frame_settings, with_power
 from ._decision import DecisionRecord, decide, tell
 from ._doing import Do, do_field
 from ._ending import ending

@@ -18,7 +18,7 @@ from ._focus_sweep import Curve, Measured, fit_fields, measured_estimate, measur
 from ._imaging import example_channel
 from ._parameters import Parameters, choice, count, number
 from ._reading import answer, value
-from ._stack import centred_steps
+from ._steps import centred_steps
 from ._template import Estimate, PlanBody, PlanContext, Template
 from ._volume import ViewParts, view_parts
 

@@ -11,7 +11,8 @@ from bluesky import plan_stubs as bps
 from bluesky.utils import FailedStatus
 
 from ..hardware import LimitError
-from ._acquisition import Acquisition, with_power
+from ._acquisition import Acquisition
+from ._channels import with_power
 from ._doing import Do
 from ._ending import ending
 from ._places import Visits, place_name

@@ -15,7 +15,8 @@ from pydantic import ValidationInfo, WithJsonSchema, create_model, field_validat
 
 from ..config import Scope
 from ..devices import CameraDetector, CameraPlan, in_series
-from ._acquisition import Acquisition, cameras_of, run_of
+from ._acquisition import Acquisition, run_of
+from ._channels import cameras_of
 from ._ending import ending
 from ._imaging import camera_choices, common_fields
 from ._parameters import Parameters, choice
@@ -96,7 +97,6 @@ class Events(Acquisition):
         super().__init__(parameters, context)
         scope = context.scope
         self._clock, self._survey = clock, survey(parameters.sequence, scope)
-        self.cameras = cameras_of(scope, parameters.camera)
         camera: CameraDetector = context.devices[parameters.camera]
         self._names = names_of(self._survey.frames)
         self._detectors = {series: camera.another(name) if name else camera for series, name in self._names.items()}
@@ -119,8 +119,11 @@ class Events(Acquisition):
         """By position: how far from what the sequence says the focus was found, in µm of z."""
         self._unfocused: set[int] = set()
 
+    def exposing(self) -> tuple[str, ...]:
+        return cameras_of(self.context.scope, self.parameters.camera)
+
     @property
-    def frames(self) -> dict[str, int]:
+    def taken(self) -> dict[str, int]:
         return {
             in_series(camera, self._names[series]): detector.get_index()
             for series, detector in self._detectors.items()

@@ -69,8 +69,12 @@ class Visits(Acquisition):
         return {name: count for _, _, one in self._places for name, count in one.frames.items()}
 
     def result(self) -> dict[str, Any]:
-        skipped = {name: one.without_focus for name, _, one in self._places if one.without_focus}
-        return {"datasets": self.frames, **({"without_focus": skipped} if skipped else {})}
+        each = {name: one.result() for name, _, one in self._places}
+        found: dict[str, Any] = {"datasets": self.frames}
+        for key in ("focus_um", "without_focus"):
+            if told := {name: result[key] for name, result in each.items() if key in result}:
+                found[key] = told
+        return found
 
     def once(self) -> PlanBody:
         taken = False

@@ -181,7 +181,10 @@ class Dispatcher:
             if operation is None or operation.ended or done(operation):
                 return True
             if not agreed:
-                params: dict[str, Any] = {"item_uid": operation.item_uid, "lock_key": self._context.layout.key(LOCK_KEY)}
+                params: dict[str, Any] = {
+                    "item_uid": operation.item_uid,
+                    "lock_key": self._context.layout.key(LOCK_KEY),
+                }
                 if method == "re_pause":
                     params |= {"option": "immediate", "ending": True}
                 try:

@@ -162,7 +162,9 @@ def test_a_running_operation_is_cancelled_and_the_next_one_runs(stack: Any, agen
     """
     key = "ops.cancelled-1"
     small = {"x_px": 0, "y_px": 0, "width_px": 64, "height_px": 64}
-    agent.submit(key, {"plan": "acquire_volume", "kwargs": {"slices": 1000, "step_um": 0.1, "views": "A", "roi": small}})
+    agent.submit(
+        key, {"plan": "acquire_volume", "kwargs": {"slices": 1000, "step_um": 0.1, "views": "A", "roi": small}}
+    )
     agent.submit("ops.cancelled-2", {"plan": "read_state"})
     until(lambda: agent.get(key)["progress"])
     assert agent.call(key, "cancel")["state"] in ("running", "cancelled")
