@@ -133,13 +133,20 @@ class ProgramFlyer(OphydObject):
         return 0.0 if self._state is None else self._state.seconds
 
     def hardware_restarted(self) -> None:
-        self.stage()
+        self._forget()
 
     def stage(self) -> list[Any]:
+        """What an earlier plan began that was halted has ended when this is done."""
+        for status in (self._prepare, self._kickoff):
+            if status is not None:
+                status.exception()
+        self._forget()
+        return [self]
+
+    def _forget(self) -> None:
         self._plan, self._state, self._streams, self._prepare, self._kickoff = None, None, {}, None, None
         self._next: Program | None = None
         self._started: Program | None = None
-        return [self]
 
     def unstage(self) -> Status:
         return in_thread(self.stop, self)
@@ -155,16 +162,16 @@ class ProgramFlyer(OphydObject):
                 self._next = value
                 return finished(self)
             if self._prepare is None or self._plan is not value:
-                self.stage()
-                self._plan, self._next = value, value.program
-                self._prepare = in_thread(lambda: self._create_files(value), self)
+                self._forget()
+                self._plan, self._next, run_uid = value, value.program, self._recordings.run_uid
+                self._prepare = in_thread(lambda: self._create_files(value, run_uid), self)
             return self._prepare
 
-    def _create_files(self, plan: ProgramPlan) -> None:
+    def _create_files(self, plan: ProgramPlan, run_uid: str | None) -> None:
         for dataset in plan.datasets:
             exposure_ms = plan.settings(dataset.camera).exposure_ms
             self._hardware.configure_camera(dataset.camera, exposure_ms=exposure_ms)
-        state = self._recordings.open(*plan.datasets, position=self._position)
+        state = self._recordings.open(run_uid, *plan.datasets, position=self._position)
         planned = {dataset.name: dataset.frames for dataset in plan.datasets}
         self._streams = {
             name: self._recordings.asset_stream(dataset, planned[name]) for name, dataset in state.datasets.items()
