@@ -60,15 +60,18 @@ GFP = [{"name": "gfp"}]
 TWO = [{"name": "gfp"}, {"name": "mcherry", "exposure_ms": 5.0}]
 PART = {"roi": {"x_px": 16, "y_px": 8, "width_px": 64, "height_px": 48}}
 HERE, THERE = {"x_um": 10.0, "y_um": 5.0}, {"x_um": -10.0, "y_um": -3.0, "z_um": 8.0}
-SHOTS = {"plan": "snap", "kwargs": {"camera": "cam_a", "n": 2, "channels": GFP}}
-STACK = {"plan": "z_stack", "kwargs": {"camera": "overview", "range_um": 4.0, "step_um": 2.0, "channels": GFP}}
+SHOTS = {"plan": "snap", "kwargs": {"camera": "cam_a", "n": 1, "channels": TWO}}
+STACK = {"plan": "z_stack", "kwargs": {"camera": "overview", "range_um": 2.0, "step_um": 2.0, "channels": TWO}}
+PLACES = {"plan": "multi_position", "kwargs": {"positions": [HERE, THERE], "do": STACK, "safe_z_um": -5.0}}
 VOLUME = {"plan": "acquire_volume", "kwargs": {"views": "A", "slices": 2, "channels": GFP, "binning": 2}}
 FAST = {"plan": "burst", "kwargs": {"frames": 3, "cameras": ["cam_a"], "channels": GFP, "focus": "lock"}}
 SEQUENCE = {
-    "channels": [{"config": "gfp"}],
+    "channels": [{"config": "gfp"}, {"config": "mcherry"}],
     "z_plan": {"range": 2, "step": 1},
     "stage_positions": [{"x": 9, "y": 5, "z": 7}],
+    "autofocus_plan": {"axes": ["p"], "autofocus_motor_offset": 20},
 }
+COARSE = {"range_um": 16.0, "step_um": 2.0}
 
 CASES: dict[str, Case] = {
     "read_state": case({}),
@@ -89,8 +92,8 @@ CASES: dict[str, Case] = {
         leaves="xy.x xy.y channel exposure",
     ),
     "z_stack": case(
-        {**STACK["kwargs"], "channels": TWO, "order": "zc"},
-        "overview_gfp 3 overview_mcherry 3",
+        {**STACK["kwargs"], "order": "zc"},
+        "overview_gfp 2 overview_mcherry 2",
         streams="gfp mcherry",
         leaves="channel exposure",
     ),
@@ -106,7 +109,12 @@ CASES: dict[str, Case] = {
         leaves="channel exposure",
     ),
     "overview": case({"positions": [HERE, THERE], "channels": GFP}, "overview 2", leaves="channel exposure"),
-    "mda": case({"sequence": SEQUENCE, **PART}, "overview 3", leaves="channel exposure"),
+    "mda": case(
+        {"sequence": SEQUENCE, **PART},
+        "overview_gfp 3 overview_mcherry 3",
+        streams="gfp mcherry",
+        leaves="channel exposure",
+    ),
     "edge_search": case(
         {"axis": "xy.x", "step_um": 5.0, "max_steps": 2, "camera": "overview", "channels": GFP, "position": HERE},
         "overview 1",
@@ -119,39 +127,47 @@ CASES: dict[str, Case] = {
         looked_at=True,
     ),
     "multi_position": case(
-        {"positions": [HERE, THERE], "do": STACK, "safe_z_um": -5.0},
-        "overview_p1 3 overview_p2 3",
-        streams="p1 p2",
+        PLACES["kwargs"],
+        "overview_gfp_p1 2 overview_mcherry_p1 2 overview_gfp_p2 2 overview_mcherry_p2 2",
+        streams="gfp_p1 mcherry_p1 gfp_p2 mcherry_p2",
         leaves="xy.x xy.y z channel exposure",
     ),
     "multi_embryo_round": case(
-        {"embryos": [{"id": "e1", "position": HERE, "power_pct": 1.0}], "do": VOLUME},
-        "cam_a_e1 2",
-        streams="e1",
-        leaves="xy.x xy.y channel exposure",
+        {"embryos": [{"id": "e1", "position": HERE, "power_pct": 1.0}, {"id": "e2", "position": THERE}], "do": VOLUME},
+        "cam_a_e1 2 cam_a_e2 2",
+        streams="e1 e2",
+        leaves="xy.x xy.y z channel exposure",
     ),
     "time_lapse": case(
-        {"do": FAST, "interval_s": 0.1, "rounds": 2, "on_late": "run"},
-        "cam_a 6",
-        streams="primary rounds",
-        leaves="channel exposure",
+        {"do": PLACES, "interval_s": 0.1, "rounds": 2, "on_late": "run"},
+        "overview_gfp_p1 4 overview_mcherry_p1 4 overview_gfp_p2 4 overview_mcherry_p2 4",
+        streams="gfp_p1 mcherry_p1 gfp_p2 mcherry_p2 rounds",
+        leaves="xy.x xy.y z channel exposure",
     ),
     "adaptive_time_lapse": case(
         {"positions": [HERE], "do": SHOTS, "interval_s": 0.1, "rounds": 2, "on_late": "run"},
-        "cam_a_p1 4",
-        streams="p1 rounds visits",
+        "cam_a_gfp_p1 2 cam_a_mcherry_p1 2",
+        streams="gfp_p1 mcherry_p1 rounds visits",
         leaves="xy.x xy.y channel exposure",
     ),
     "temperature_burst": case(
-        {"target_c": 37.0, "do": SHOTS, "interval_s": 0.1, "rounds": 2},
-        "cam_a 4",
+        {"target_c": 37.0, "do": FAST, "interval_s": 0.1, "rounds": 2},
+        "cam_a 6",
         streams="primary rounds temperature",
         leaves="channel exposure",
     ),
     "protocol": case(
-        {"steps": [{"plan": "move_z", "kwargs": {"z_um": 12.0}}, SHOTS]},
-        "cam_a 2",
+        {"steps": [{"plan": "move_z", "kwargs": {"z_um": 12.0}}, SHOTS, {"plan": "move_z", "kwargs": {"z_um": 4.0}}]},
+        "cam_a_gfp 1 cam_a_mcherry 1",
+        streams="primary gfp mcherry",
         leaves="z channel exposure",
+    ),
+    "z_stack, swept": case(
+        {"camera": "wide", "range_um": 2.0, "step_um": 2.0, "focus": "sweep", "sweep": COARSE, **WHITE},
+        "wide 2 wide_focus 9",
+        streams="primary focus focus_fit",
+        leaves="z channel exposure",
+        beads=True,
     ),
     "focus_sweep": case(
         {**SWEEP, "step_um": 2.0}, "wide 11", streams="primary fit", leaves="channel exposure", beads=True
@@ -178,6 +194,10 @@ CASES: dict[str, Case] = {
         {"dataset": "wide", "index": 0, "x_frac": 0.6, "y_frac": 0.4}, leaves="xy.x xy.y", beads=True
     ),
 }
+
+
+def template_of(name: str) -> str:
+    return name.partition(",")[0]
 
 
 class Stand:
@@ -239,7 +259,7 @@ class Stand:
         if name == "center_on_pixel":
             kwargs = {**kwargs, "run_uid": self.shot}
         with looking(self.session) if CASES[name].looked_at else nullcontext():
-            return run(self.session, name, kwargs)
+            return run(self.session, template_of(name), kwargs)
 
     def complete(self, name: str) -> Complete:
         """What it does where nobody interrupts it: once for all that ask."""
@@ -303,7 +323,7 @@ def stand(stands: dict[bool, Stand], name: str) -> Iterator[Stand]:
 
 
 def test_every_template_is_here(stands: dict[bool, Stand]) -> None:
-    assert set(CASES) == set(stands[False].session.templates)
+    assert {template_of(name) for name in CASES} == set(stands[False].session.templates)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
