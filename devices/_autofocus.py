@@ -12,7 +12,7 @@ from ..config import Autofocus as AutofocusSettings
 from ..hardware import FocusState, Hardware, LimitError, NotAllowedError
 from ._events import HardwareEvents
 from ._settings import Setting, is_number
-from ._status import Pauses, in_thread
+from ._status import Pauses, in_turn
 
 ONCE = ("full", "incremental")
 
@@ -99,13 +99,13 @@ class AutofocusDevice(Setting):
         if value is True:
             return self.engage()
         if value is False:
-            return in_thread(lambda: self._hardware.lock_focus(self.name, False), self)
-        self._pauses.busy = in_thread(self._pauses.allow(lambda: self._hardware.focus(self.name, value)), self)
+            return in_turn(lambda: self._hardware.lock_focus(self.name, False), self)
+        self._pauses.busy = in_turn(self._pauses.allow(lambda: self._hardware.focus(self.name, value)), self)
         return self._pauses.busy
 
     def engage(self, offset: float | None = None) -> Status:
         """Engage the lock, at an offset; done when it has locked."""
-        self._pauses.busy = in_thread(
+        self._pauses.busy = in_turn(
             self._pauses.allow(lambda: self._hardware.lock_focus(self.name, True, offset)), self
         )
         return self._pauses.busy

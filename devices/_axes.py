@@ -16,7 +16,7 @@ from ..hardware import Hardware, LimitError
 from ._events import HardwareEvents
 from ._progress import Progress
 from ._settings import is_number
-from ._status import Pauses, in_thread
+from ._status import Pauses, in_turn
 
 
 def check_axis(settings: AxisSettings, value: float) -> None:
@@ -103,7 +103,7 @@ class AxisPositioner(PositionerBase):
         self._setpoint = float(position)
         status = Progress(self, lambda: self.position, float(position), self.egu, timeout=timeout)
         self._pauses.busy = status
-        in_thread(self._pauses.allow(lambda: self._hardware.move({self.settings.name: float(position)})), self, status)
+        in_turn(self._pauses.allow(lambda: self._hardware.move({self.settings.name: float(position)})), self, status)
         if moved_cb is not None:
             status.add_callback(lambda _: moved_cb(obj=self))
         return status
@@ -201,7 +201,7 @@ class AxisPair(Device):
 
         status = Progress(self, here, tuple(targets.values()), units, timeout=timeout)
         self._pauses.busy = status
-        return in_thread(self._pauses.allow(lambda: self.hardware.move(targets)), self, status)
+        return in_turn(self._pauses.allow(lambda: self.hardware.move(targets)), self, status)
 
     def stop(self, *, success: bool = False) -> None:
         if self._pauses.stops(success):

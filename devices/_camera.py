@@ -90,16 +90,20 @@ class CameraDetector(OphydObject):
         self._recordings = recordings
         self._plan = CameraPlan()
         self._lock = threading.Lock()
+        self._exposing: Status | None = None
+        """The frame in hand, or the one before it."""
         self._forget()
 
-    def meter(self, metric: FocusMetric) -> FrameMeter:
-        """The same camera, whose frames are measured as well."""
+    def meter(self, metric: FocusMetric, series: str = "", position: str | None = None) -> FrameMeter:
+        """The same camera, whose frames are measured as well; as `another`."""
         return FrameMeter(
             name=self._camera,
             hardware=self._hardware,
             settings=self.settings,
             recordings=self._recordings,
             imaging=self._imaging,
+            series=series,
+            position=position,
             metric=metric,
         )
 
@@ -119,7 +123,6 @@ class CameraDetector(OphydObject):
         self._recording: str | None = None
         self._datasets: dict[str, DatasetState] = {}
         self._streams: dict[str, AssetStream] = {}
-        self._exposing: Status | None = None
         self.dose: dict[str, float] = {}
         """By light: what its frames in this run got, in % × s, as the hardware measured it."""
 
@@ -127,6 +130,9 @@ class CameraDetector(OphydObject):
         self._forget()
 
     def stage(self) -> list[Any]:
+        """A frame that an earlier plan began which was halted has ended when this is done."""
+        if self._exposing is not None:
+            self._exposing.exception()
         self._forget()
         return [self]
 
@@ -160,13 +166,15 @@ class CameraDetector(OphydObject):
                 return self._exposing
             if any(self._datasets[name].frames_written > stream.told for name, stream in self._streams.items()):
                 return finished(self)
-            self._exposing = in_thread(self._take_frame, self)
+            run_uid = self._recordings.run_uid
+            self._exposing = in_thread(lambda: self._take_frame(run_uid), self)
             return self._exposing
 
-    def _take_frame(self) -> None:
+    def _take_frame(self, run_uid: str | None) -> None:
         plan = self._plan
         if self._recording is None:
             opened = self._recordings.open(
+                run_uid,
                 *(
                     DatasetPlan(
                         name=in_series(camera, self._series),
@@ -248,8 +256,8 @@ class FrameMeter(CameraDetector):
         self._measure: FrameMeasure | None = None
         super().__init__(**more)
 
-    def _take_frame(self) -> None:
-        super()._take_frame()
+    def _take_frame(self, run_uid: str | None) -> None:
+        super()._take_frame(run_uid)
         self._measure = self._hardware.measure_frame(self.newest(), self._metric)
 
     def newest(self) -> FrameAt:

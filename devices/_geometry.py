@@ -9,7 +9,7 @@ from ophyd.status import Status
 
 from ..hardware import CameraState, Hardware, LimitError
 from ._settings import Setting
-from ._status import in_thread
+from ._status import in_turn
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CameraGeometry(Setting):
 
     def set(self, value: Geometry) -> Status:
         self.check_value(value)
-        return in_thread(lambda: self._hardware.configure_camera(self._camera, None, value.binning, value.roi), self)
+        return in_turn(lambda: self._hardware.configure_camera(self._camera, None, value.binning, value.roi), self)
 
     def locate(self) -> dict[str, Geometry]:
         state: CameraState = self._hardware.configure_camera(self._camera)

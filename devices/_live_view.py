@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class LiveView(OphydObject):
         self._plan: LivePlan | None = None
         self._pixel_um, self._saturation = 0.0, 0
         self._before: dict[str, float] = {}
+        self._exposing: Status | None = None
         self.frames = 0
         """Since it was staged."""
         self.dose: dict[str, float] = {}
@@ -79,7 +81,16 @@ class LiveView(OphydObject):
         return in_thread(configure, self)
 
     def trigger(self) -> Status:
-        return in_thread(self._take, self)
+        self._exposing = in_thread(self._take, self)
+        return self._exposing
+
+    async def pause(self) -> None:
+        """Called by the RunEngine when it pauses: the exposure in hand has ended when this is done, and its light with it."""
+        if self._exposing is not None:
+            await asyncio.to_thread(self._exposing.exception)  # what went wrong is told to who waits for the frame
+
+    def resume(self) -> None:
+        """Called by the RunEngine before it goes on, where there is a `pause`."""
 
     def _take(self) -> None:
         plan, window = self._plan, self._window

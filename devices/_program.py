@@ -33,6 +33,8 @@ log = logging.getLogger("queuescope.devices")
 
 LONG_POLL_S = 10.0
 """Longest wait for one change of a recording's state; then it is asked again."""
+LOOK_S = 0.2
+"""How soon it is seen that what a pause waits for must end at once."""
 GATHER_S = 0.25
 """New frames are gathered this long before documents tell of them."""
 
@@ -72,7 +74,7 @@ class ProgramFlyer(OphydObject):
 
     ``trigger`` is done when there are new frames on disk or nothing more comes; ``complete`` when it has ended.
     Stream documents name only frames on disk, one for all that are new since the last collection. A pause of the RunEngine
-    holds it before its next exposure, unless something else times it: that ends first.
+    holds it before its next exposure; what something else times ends first (decision 0087).
     """
 
     def __init__(
@@ -131,13 +133,20 @@ class ProgramFlyer(OphydObject):
         return 0.0 if self._state is None else self._state.seconds
 
     def hardware_restarted(self) -> None:
-        self.stage()
+        self._forget()
 
     def stage(self) -> list[Any]:
+        """What an earlier plan began that was halted has ended when this is done."""
+        for status in (self._prepare, self._kickoff):
+            if status is not None:
+                status.exception()
+        self._forget()
+        return [self]
+
+    def _forget(self) -> None:
         self._plan, self._state, self._streams, self._prepare, self._kickoff = None, None, {}, None, None
         self._next: Program | None = None
         self._started: Program | None = None
-        return [self]
 
     def unstage(self) -> Status:
         return in_thread(self.stop, self)
@@ -153,16 +162,16 @@ class ProgramFlyer(OphydObject):
                 self._next = value
                 return finished(self)
             if self._prepare is None or self._plan is not value:
-                self.stage()
-                self._plan, self._next = value, value.program
-                self._prepare = in_thread(lambda: self._create_files(value), self)
+                self._forget()
+                self._plan, self._next, run_uid = value, value.program, self._recordings.run_uid
+                self._prepare = in_thread(lambda: self._create_files(value, run_uid), self)
             return self._prepare
 
-    def _create_files(self, plan: ProgramPlan) -> None:
+    def _create_files(self, plan: ProgramPlan, run_uid: str | None) -> None:
         for dataset in plan.datasets:
             exposure_ms = plan.settings(dataset.camera).exposure_ms
             self._hardware.configure_camera(dataset.camera, exposure_ms=exposure_ms)
-        state = self._recordings.open(*plan.datasets, position=self._position)
+        state = self._recordings.open(run_uid, *plan.datasets, position=self._position)
         planned = {dataset.name: dataset.frames for dataset in plan.datasets}
         self._streams = {
             name: self._recordings.asset_stream(dataset, planned[name]) for name, dataset in state.datasets.items()
@@ -221,27 +230,39 @@ class ProgramFlyer(OphydObject):
 
     def stop(self, *, success: bool = False) -> None:
         """End it after the exposure in hand; done when it has ended. With its hardware it ended anyhow."""
-        if self._kickoff is not None and self._state is not None and self._state.phase == "running":
+        if self._starts() and self._state is not None and self._state.phase == "running":
             self._stopped = True
             try:
                 self._state = self._hardware.stop_recording(self._state.recording)
             except (HardwareGoneError, UnknownNameError) as error:
                 self._state = self._lost(self._state, error)
 
+    def _starts(self) -> bool:
+        """Whether a program was started: waits for one that is about to be, since what has ended before that can't be ended."""
+        if self._kickoff is not None:
+            self._kickoff.exception()
+        return self._kickoff is not None
+
     async def pause(self) -> None:
-        """Called by the RunEngine when it pauses: no light is on when this is done."""
-        await self._hold(True)
+        """Called by the RunEngine when it pauses: no light is on when this is done. What can't be held has ended then: by itself,
+        or at once where the plan is about to end (`RunRecordings.ending`).
+        """
+        await asyncio.to_thread(self._hold, True)
 
     async def resume(self) -> None:
         """Called by the RunEngine before it goes on."""
-        await self._hold(False)
+        await asyncio.to_thread(self._hold, False)
 
-    async def _hold(self, hold: bool) -> None:
-        state = self._state
-        if self._kickoff is None or state is None or self.ended:
+    def _hold(self, hold: bool) -> None:
+        if not self._starts() or self._state is None or self.ended:
             return
         try:
-            await asyncio.to_thread(self._hardware.hold_recording, state.recording, hold)
+            state = self._hardware.hold_recording(self._state.recording, hold)
+            while hold and state.phase == "running" and not state.held:
+                if self._recordings.ending:
+                    self.stop()
+                    return
+                state = self._hardware.recording(state.recording, seen=state.version, wait_s=LOOK_S)
         except (HardwareGoneError, UnknownNameError) as error:  # following it will say so
             log.warning("%s can't be held: %s", self.name, error)
 

@@ -47,6 +47,8 @@ class RunRecordings:
         self._sample_id: str | None = None
         self._position: str | None = None
         self._session_id: str | None = None
+        self.ending = False
+        """Whoever pauses the plan is about to stop it: what can't be held is ended then, not waited for."""
         self.dose: dict[str, float] = {}
         """By light: what the frames of the run that ended last got, in % × s, as the hardware measured it."""
 
@@ -71,19 +73,34 @@ class RunRecordings:
         for stream in self._streams:
             stream.commit()
 
-    def open(self, *datasets: DatasetPlan, position: str | None = None) -> RecordingState:
-        """Open the files of these datasets in the run that is open. ``position``: whose dose its light is; None: the run's.
+    @property
+    def run_uid(self) -> str | None:
+        """Of the run that is open."""
+        return self._run_uid
+
+    def open(self, run_uid: str | None, *datasets: DatasetPlan, position: str | None = None) -> RecordingState:
+        """Open the files of these datasets in a run.
+
+        Parameters
+        ----------
+        run_uid
+            The run that was open when the device was asked: its thread may come late, when that has been halted and the next one
+            has begun.
+        position
+            Whose dose its light is; None: the run's.
 
         Raises
         ------
         RuntimeError
-            Outside a run: a frame without a run would have no name.
+            Outside a run, where a frame would have no name, and for a run that has ended.
         """
         with self._lock:
-            if self._run_uid is None:
+            if run_uid is None:
                 raise RuntimeError(
                     f"no run is open: dataset {datasets[0].name!r} needs one (bps.open_run before the camera)"
                 )
+            if run_uid != self._run_uid:
+                raise RuntimeError(f"dataset {datasets[0].name!r} came too late: its run {run_uid} has ended")
             plan = RecordingPlan(
                 run_uid=self._run_uid,
                 datasets=datasets,

@@ -16,7 +16,7 @@ from ..config import Light as LightSettings
 from ..config import Property, Scope
 from ..hardware import EventKind, Hardware, HardwareError, LightState, LimitError, UnknownNameError
 from ._events import HardwareEvents
-from ._status import in_thread
+from ._status import in_turn
 
 
 def is_number(value: Any) -> bool:
@@ -104,7 +104,7 @@ class LabelledState(Setting):
 
     def set(self, value: str) -> Status:
         self.check_value(value)
-        return in_thread(lambda: self._hardware.select(self.name, value), self)
+        return in_turn(lambda: self._hardware.select(self.name, value), self)
 
 
 class PropertyValue(Setting):
@@ -147,7 +147,7 @@ class PropertyValue(Setting):
     def set(self, value: float | str) -> Status:
         self.check_value(value)
         plain = float(value) if self.settings.limits is not None else value
-        return in_thread(lambda: self._hardware.set_value(self.name, plain), self)
+        return in_turn(lambda: self._hardware.set_value(self.name, plain), self)
 
 
 class LightGate(Setting):
@@ -239,7 +239,7 @@ class LightGate(Setting):
                 if stops == self._stops:  # else it was stopped meanwhile, and stays dark
                     self._hardware.set_light(self.name, value is not False, power, max_s)
 
-        return in_thread(switch, self)
+        return in_turn(switch, self)
 
     def stop(self, *, success: bool = False) -> None:
         """Close the gate. What was about to open it opens it no more: after a pause the RunEngine asks again."""
@@ -296,4 +296,4 @@ class ChannelSelector(Setting):
             self._current = value
             self._changed(value, time.time())
 
-        return in_thread(apply, self)
+        return in_turn(apply, self)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ophyd.status import Status
 from ophyd.utils import InvalidState
@@ -76,6 +77,29 @@ def in_thread(work: Callable[[], Any], obj: Any, status: Status | None = None) -
 
     _Thread.start(run, f"{getattr(obj, 'name', obj)}")
     return status
+
+
+_turns: WeakKeyDictionary[Any, threading.Event] = WeakKeyDictionary()
+_taking_turns = threading.Lock()
+
+
+def in_turn(work: Callable[[], Any], obj: Any, status: Status | None = None) -> Status:
+    """`in_thread`, once everything has ended that this device was asked for in turn before. A plan that is stopped puts things
+    back while what it had asked for may still be under way, and must come last.
+    """
+    over = threading.Event()
+    with _taking_turns:
+        before, _turns[obj] = _turns.get(obj), over
+
+    def run() -> None:
+        if before is not None:
+            before.wait()
+        try:
+            work()
+        finally:
+            over.set()
+
+    return in_thread(run, obj, status)
 
 
 class Pauses:

@@ -21,9 +21,6 @@ from ._surface import BurstProgram, FrameSettings
 class BurstPace:
     """Needs nothing of the hardware but cameras."""
 
-    can_wait = True
-    """Between the frames of a steady rate; a sequence has ended before anybody could wait."""
-
     def __init__(self, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights) -> None:
         self._scope, self._axes, self._cameras, self._lights = scope, axes, cameras, lights
         self._sequence: Capture | None = None
@@ -31,6 +28,10 @@ class BurstPace:
     def check(self, program: BurstProgram) -> None:
         if program.rate_hz is None:
             self._cameras.check_same_size([view.camera for view in program.views])
+
+    def can_wait(self, program: BurstProgram) -> bool:
+        """Between the frames of a steady rate, not in a sequence."""
+        return program.rate_hz is not None
 
     def dose(self, program: BurstProgram) -> dict[str, float]:
         """A sequence has its light on from the first frame to the last; single frames during their exposures."""

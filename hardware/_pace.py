@@ -62,15 +62,16 @@ class Running(Protocol[P_co]):
 class Pace(Protocol[P_contra]):
     """Who times the frames: the hardware process, a camera, a controller."""
 
-    can_wait: bool
-    """Whether it can wait before any exposure (`Running.goes_on`); what something else times can't."""
-
     def check(self, program: P_contra) -> None:
         """What this pace can't do, and limits that only it reaches, before anything moves. Raises a `HardwareError`."""
         ...
 
     def dose(self, program: P_contra) -> dict[str, float]:
         """By light: what the sample will get, in % × s."""
+        ...
+
+    def can_wait(self, program: P_contra) -> bool:
+        """Whether it can wait before any exposure (`Running.goes_on`); what something else times can't."""
         ...
 
     def moves(self, program: P_contra) -> list[str]:

@@ -70,9 +70,9 @@ class ProgramRun(Generic[P]):
     def hold(self, held: bool, limit_s: float) -> bool:
         """Have it wait before its next exposure, or go on; False where it doesn't wait after ``limit_s``.
 
-        One whose pace can't wait goes on to its end, and so does the caller.
+        One whose pace can't wait goes on to its end, and the caller isn't kept.
         """
-        if not self._pace.can_wait:
+        if not self._pace.can_wait(self.program):
             return True
         with self._turn:
             self._held = held
@@ -82,11 +82,16 @@ class ProgramRun(Generic[P]):
     def goes_on(self) -> bool:
         with self._turn:
             while self._held and not self.ending.is_set() and not self.recording.failed:
-                self._waiting = True
+                self._wait(True)
                 self._turn.notify_all()
                 self._turn.wait()
-            self._waiting = False
+            self._wait(False)
         return not self.ends_early()
+
+    def _wait(self, waiting: bool) -> None:
+        if waiting != self._waiting:
+            self._waiting = waiting
+            self.recording.hold(waiting)
 
     def join(self, limit_s: float) -> bool:
         """Wait for the end; False after ``limit_s``."""

@@ -71,6 +71,7 @@ class Recording:
         self.phase: Phase = "open"
         self.error: str | None = None
         self.in_flight = 0
+        self._held = False
         self._why: str | None = None
         self._closing = threading.Lock()
         self._counted = False
@@ -86,6 +87,7 @@ class Recording:
                 phase=self.phase,
                 datasets={name: dataset.state(self.phase == "closed") for name, dataset in self.datasets.items()},
                 error=self.error,
+                held=self._held,
                 dose=dict(self.account.measured),
                 seconds=self._seconds,
                 version=self._version,
@@ -113,6 +115,12 @@ class Recording:
         """An exposure begins: `RecordingState.seconds` count from the program's first."""
         if self._began is None:
             self._began = time.monotonic()
+
+    def hold(self, held: bool) -> None:
+        """Its volume or burst waits, or goes on."""
+        with self.changed:
+            self._held = held
+            self.touch()
 
     def fail(self, why: str) -> None:
         """Nothing more may come, and frames still on their way are dropped: `drain` first where they are good.

@@ -16,13 +16,14 @@ from ._together import MultiCameras
 class SoftwarePace:
     """Needs nothing of the hardware but axes and cameras."""
 
-    can_wait = True
-
     def __init__(self, axes: Axes, cameras: Cameras, together: MultiCameras) -> None:
         self._axes, self._cameras, self._together = axes, cameras, together
 
     def check(self, program: VolumeProgram) -> None:
         refuse_sheet(program, "in software time nothing sweeps the sheet; move the scanner's x axis to place it")
+
+    def can_wait(self, program: VolumeProgram) -> bool:
+        return True
 
     def dose(self, program: VolumeProgram) -> dict[str, float]:
         asked: dict[str, float] = {}

@@ -58,8 +58,6 @@ class Programme:
 class SpimPace:
     """One controller; one volume at a time."""
 
-    can_wait = False
-
     def __init__(
         self,
         core: Core,
@@ -90,6 +88,9 @@ class SpimPace:
             steps += [{sheet: side.sheet.offset + half * side.sheet.amplitude} for half in (-0.5, 0.5)]
             steps += places(side)
         self._axes.check_sequence(steps, back=True)
+
+    def can_wait(self, program: VolumeProgram) -> bool:
+        return False
 
     def dose(self, program: VolumeProgram) -> dict[str, float]:
         settings = program.views[0].settings

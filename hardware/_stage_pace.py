@@ -26,8 +26,6 @@ from ._surface import VolumeProgram, VolumeView
 class StagePace:
     """One camera and one stage at a time; as many bursts as the stage's memory asks for."""
 
-    can_wait = False
-
     def __init__(self, core: Core, scope: Scope, axes: Axes, cameras: Cameras, lights: Lights) -> None:
         self._core, self._scope, self._axes, self._cameras, self._lights = core, scope, axes, cameras, lights
         self._at_end = scope.volume.advance == "exposure_end"
@@ -67,6 +65,9 @@ class StagePace:
                 limit=1,
             )
         return longest
+
+    def can_wait(self, program: VolumeProgram) -> bool:
+        return False
 
     def dose(self, program: VolumeProgram) -> dict[str, float]:
         """The gate is open from the first frame of a burst to its last."""

@@ -195,6 +195,8 @@ class RecordingState(_Value):
     datasets: dict[str, DatasetState]
     error: str | None = None
     """Why it failed, with the number of good frames."""
+    held: bool = False
+    """Its volume or burst waits before its next exposure, in the dark (`Hardware.hold_recording`)."""
     dose: dict[str, float] = Field(default_factory=dict)
     """By light: what its frames got, in % × s, measured from the gate's opening to its closing."""
     seconds: float = 0.0
@@ -429,8 +431,8 @@ class Hardware(Protocol):
         ...
 
     def hold_recording(self, recording: str, hold: bool) -> RecordingState:
-        """A running volume or burst waits before its next exposure, in the dark, or goes on. What something else times (a
-        controller, a camera's sequence) can't wait: it ends first.
+        """A running volume or burst waits before its next exposure, in the dark (`RecordingState.held`), or goes on. What
+        something else times (a controller, a camera's sequence) can't wait: it goes on to its end, and nobody is kept here.
         """
         ...
 

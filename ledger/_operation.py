@@ -20,6 +20,7 @@ Retry = Literal["same_key", "after_fix", "ask_person"]
 
 FAILURES: Mapping[str, Retry] = {
     "plan_failed": "after_fix",
+    "fit_refused": "after_fix",
     "outside_limits": "after_fix",
     "parameters_refused": "after_fix",
     "body_changed": "after_fix",

@@ -14,61 +14,19 @@ from typing import Any
 from bluesky import Msg
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.utils import FailedStatus
 
-from ..config import Scope
 from ..devices import CameraDetector, CameraPlan, Geometry, ProgramPlan, in_series, of_image
-from ..hardware import DatasetPlan, FrameSettings
+from ..hardware import DatasetPlan
+from ._channels import cameras_of, channels_of, frame_settings, series_of, with_power
+from ._ending import ending
+from ._focusing import focusing
 from ._movement import device_of
-from ._reading import answer, value
+from ._reading import answer
 from ._template import PlanBody, PlanContext
-
-
-def cameras_of(scope: Scope, camera: str) -> tuple[str, ...]:
-    """The cameras that expose: this one, or those of a multi-camera. Each has a dataset of its name."""
-    together = scope.of_kind("multi_camera").get(camera)
-    return (camera,) if together is None else tuple(together.cameras)
-
-
-def channels_of(parameters: Any) -> list[Any]:
-    """The channels asked for, one after the other; ``[None]``: one, without light."""
-    return list(parameters.channels or [None])
-
-
-def series_of(parameters: Any, channel: Any, place: str = "") -> str:
-    """Name of what is taken in this channel at this place: empty where there is only one of each."""
-    named = channel.name if channel is not None and len(channels_of(parameters)) > 1 else ""
-    return "_".join(part for part in (named, place) if part)
-
-
-def frame_settings(channel: Any, scope: Scope) -> FrameSettings:
-    """Exposure, light and power of a channel as it was asked for; no channel: no light."""
-    if channel is None:
-        return FrameSettings()
-    known = scope.channels[channel.name]
-    lowest = scope.lights[known.light].limits_pct[0]
-    stored = lowest if known.power_pct is None else known.power_pct
-    return FrameSettings(
-        exposure_ms=known.exposure_ms if channel.exposure_ms is None else channel.exposure_ms,
-        light=known.light,
-        power_pct=stored if channel.power_pct is None else channel.power_pct,
-    )
-
-
-def with_power(parameters: Any, power_pct: Mapping[str, float]) -> Any:
-    """The same parameters with other powers, by channel."""
-    channels = [
-        channel.model_copy(update={"power_pct": power_pct[channel.name]}) if channel.name in power_pct else channel
-        for channel in parameters.channels or []
-    ]
-    return parameters.model_copy(update={"channels": channels or None})
 
 
 class Acquisition:
     """One template's frames. A subclass says how one round of them is taken (`_take`), and how that ends (`_end`)."""
-
-    moves: str | None = None
-    """The stage that it moves, which a focus lock can't hold meanwhile."""
 
     def __init__(
         self, parameters: Any, context: PlanContext, rounds: int = 1, place: str = "", position: str | None = None
@@ -85,15 +43,25 @@ class Acquisition:
         """
         self.parameters, self.context, self.rounds = parameters, context, rounds
         self.place, self.position = place, position
-        self.devices: list[Any] = []
+        self.cameras = self.exposing()
+        self.focusing = focusing(parameters, context, self.cameras, self.moves, rounds, place, position)
+        self.devices: list[Any] = [*self.focusing.devices]
         """To be staged around the whole run."""
-        self.cameras: tuple[str, ...] = ()
         self.metadata: dict[str, Any] = {"motors": []}
         """Of the start document."""
         self.without_focus = 0
         """Rounds without a frame, since the focus was not found and ``on_focus_fail`` is skip."""
         self._focus_um: float | None = None
-        self._locked = False
+        """Where it was found last."""
+
+    @property
+    def moves(self) -> str | None:
+        """The stage that it moves, which a focus lock can't hold meanwhile."""
+        return None
+
+    def exposing(self) -> tuple[str, ...]:
+        """The cameras that take frames."""
+        return ()
 
     def geometry(self) -> Geometry:
         """Binning and ROI asked for."""
@@ -103,12 +71,19 @@ class Acquisition:
         )
 
     @property
-    def frames(self) -> dict[str, int]:
-        """Frames on disk, by dataset."""
+    def taken(self) -> dict[str, int]:
+        """Its frames on disk, by dataset."""
         raise NotImplementedError
+
+    @property
+    def frames(self) -> dict[str, int]:
+        """Frames on disk, by dataset; also those that the focus was found with."""
+        return {**self.taken, **self.focusing.frames}
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = {"datasets": self.frames}
+        if self.focusing.axis is not None:
+            found["focus_um"] = self._focus_um
         return {**found, "without_focus": self.without_focus} if self.without_focus else found
 
     @property
@@ -127,10 +102,13 @@ class Acquisition:
     def once(self) -> PlanBody:
         """One round: go there, focus, take the frames. Returns whether frames were taken."""
         yield from go_to(self.context, self.parameters.position)
+        return (yield from ending(self._focused(), self.focusing.let_go))
+
+    def _focused(self) -> PlanBody:
         if not (yield from self._focus()):
             self.without_focus += 1
             return False
-        yield from bpp.finalize_wrapper(self._take(), self._let_go)
+        yield from self._take()
         return True
 
     def end(self) -> PlanBody:
@@ -151,35 +129,18 @@ class Acquisition:
             yield from bps.mv(self.context.devices["channel"], channel.name)
 
     def _focus(self) -> PlanBody:
-        """Lock the focus where that is asked for; returns whether frames may be taken."""
-        if self.parameters.focus == "none":
-            return True
-        ((name, settings),) = self.context.scope.of_kind("autofocus").items()
-        autofocus, stage = self.context.devices[name], self.context.devices[settings.axis]
+        """Find the focus where that is asked for; returns whether frames may be taken."""
+        focusing = self.focusing
         try:
-            yield from bps.checkpoint()
-            yield from bps.abs_set(autofocus, True, wait=True)
-        except FailedStatus:
+            self._focus_um = yield from focusing.find(self.parameters)
+        except focusing.failures:
             if self.parameters.on_focus_fail == "fail":
                 raise
             if self.parameters.on_focus_fail == "skip":
                 return False
-            if self._focus_um is not None:
-                yield from bps.mv(stage, self._focus_um)
-            return True
-        self._locked = True
-        self._focus_um = yield from value(stage)
-        if self.moves == settings.axis:
-            yield from self._let_go()
+            if self._focus_um is not None and focusing.axis is not None:
+                yield from bps.mv(device_of(self.context, focusing.axis), self._focus_um)
         return True
-
-    def _let_go(self) -> PlanBody:
-        if self._locked:
-            self._locked = False
-            for name in self.context.scope.of_kind("autofocus"):
-                yield from bps.abs_set(self.context.devices[name], False, wait=True)
-        else:
-            yield from bps.null()
 
 
 class Flown(Acquisition):
@@ -196,10 +157,10 @@ class Flown(Acquisition):
             series: flyer.another(series, self.position) if series else flyer for _, series in self.series()
         }
         self._opened: set[str] = set()
-        self.devices = list(self._flyers.values())
+        self.devices += self._flyers.values()
 
     @property
-    def frames(self) -> dict[str, int]:
+    def taken(self) -> dict[str, int]:
         return {name: count for flyer in self._flyers.values() for name, count in flyer.frames_written.items()}
 
     def result(self) -> dict[str, Any]:
@@ -266,19 +227,21 @@ class Stepped(Acquisition):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         camera: CameraDetector = self.context.devices[self.parameters.camera]
-        self.cameras = cameras_of(self.context.scope, self.parameters.camera)
         self._detectors = {
             series: camera.another(series, self.position) if series else camera for _, series in self.series()
         }
         self._opened = self._changed = False
-        self.devices = list(self._detectors.values())
+        self.devices += self._detectors.values()
+
+    def exposing(self) -> tuple[str, ...]:
+        return cameras_of(self.context.scope, self.parameters.camera)
 
     def set_power(self, power_pct: Mapping[str, float]) -> None:
         super().set_power(power_pct)
         self._changed = True
 
     @property
-    def frames(self) -> dict[str, int]:
+    def taken(self) -> dict[str, int]:
         return {
             in_series(camera, series): detector.get_index()
             for series, detector in self._detectors.items()
@@ -354,9 +317,11 @@ def run_of(
 
     def inner() -> PlanBody:
         described = {"detectors": list(acquisition.cameras), **acquisition.metadata, **metadata}
+        if (axis := acquisition.focusing.axis) is not None:
+            described["motors"] = list(dict.fromkeys([axis, *described["motors"]]))
         run_uid = yield from bps.open_run(described)
         opened(run_uid)
-        yield from bpp.finalize_wrapper(body(), acquisition.end)
+        yield from ending(body(), acquisition.end)
         yield from bps.checkpoint()  # a pause that was asked for meanwhile takes effect now
         result = acquisition.result()
         yield from bps.close_run()
@@ -384,4 +349,4 @@ def _with_geometry(acquisition: Acquisition, plan: PlanBody) -> PlanBody:
         for geometry, found in before.items():
             yield from bps.abs_set(geometry, found, wait=True)
 
-    return (yield from bpp.finalize_wrapper(changed(), back))
+    return (yield from ending(changed(), back))

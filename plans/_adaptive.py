@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import Field, TypeAdapter, create_model, model_validator
 
 from ..config import Scope
 from ..ledger import Question
-from ._acquisition import channels_of, frame_settings, run_of, with_power
+from ._acquisition import run_of
+from ._channels import channels_of, frame_settings, with_power
 from ._decision import DecisionRecord, decide, tell
 from ._doing import Do, do_field
+from ._ending import ending
 from ._live_places import Live, LivePlaces
 from ._parameters import Parameters, choice, count, number, place_field
 from ._places import (
@@ -344,7 +345,7 @@ def adaptive_time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template 
 
         metadata = {"rounds": parameters.rounds, "interval_s": parameters.interval_s, "do": parameters.do.plan}
         whole = run_of(lapse.places, rounds, opened=opened, **metadata)
-        result = yield from bpp.finalize_wrapper(whole, lapse.places.unstage)
+        result = yield from ending(whole, lapse.places.unstage)
         return {**result, "late": record.late, "skipped": record.skipped, "unasked": lapse.unasked}
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:

@@ -9,8 +9,9 @@ from pydantic import Field, create_model, model_validator
 from ..config import Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import BurstProgram, BurstView
-from ._acquisition import Flown, channels_of, frame_settings, one_run
-from ._imaging import common_fields, example_channel
+from ._acquisition import Flown, one_run
+from ._channels import channels_of, frame_settings
+from ._imaging import common_fields, example_channel, sweep_estimate
 from ._parameters import MAX_FRAMES, Parameters, choice, count, number
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
@@ -63,7 +64,7 @@ def burst(scope: Scope) -> Template | None:
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Take frames in quick succession with one or more cameras; nothing moves meanwhile.
 
-        Moves to the position, the focus lock's stage and the channel's filter where given, before. As fast as the cameras go
+        Moves to the position, the stage that focuses and the channel's filter where given, before. As fast as the cameras go
         (rate_hz null) the channel's light is on from the first frame to the last; at a steady rate during the exposures only.
         Returns the run UID, the frames written, and the seconds from the first exposure until the last frame was on disk.
         """
@@ -78,7 +79,9 @@ class Burst(Flown):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.waits = self.parameters.rate_hz is not None
-        self.cameras = tuple(self.parameters.cameras)
+
+    def exposing(self) -> tuple[str, ...]:
+        return tuple(self.parameters.cameras)
 
     def program(self, channel: Any, series: str) -> PlanBody:
         yield from ()
@@ -97,8 +100,9 @@ def _estimate(parameters: Any, scope: Scope) -> Estimate:
     steady = parameters.rate_hz is not None
     seconds = parameters.frames * (1 / parameters.rate_hz if steady else exposure_s)
     lit_s = parameters.frames * exposure_s * (cameras if steady else 1)
-    return Estimate(
+    taken = Estimate(
         seconds=RUN_S + max(seconds, cameras * parameters.frames * STEADY_OVERHEAD_S if steady else 0.0),
         frames=dict.fromkeys(parameters.cameras, parameters.frames),
         dose={settings.light: lit_s * (settings.power_pct or 0.0)} if settings.light else {},
     )
+    return taken + sweep_estimate(parameters, scope, parameters.cameras[0])

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Self
 import numpy as np
 from bluesky import Msg
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
 from ._acquisition import one_run
+from ._ending import ending
 from ._focus_fit import FitError, Line, check_r2, check_structure, fit_line, fit_map
 from ._focus_sweep import Curve, Measured, fit_fields, measured_estimate, measured_fields
 from ._imaging import example_channel
 from ._parameters import Parameters, choice, count, number
 from ._reading import answer, value
-from ._stack import centred_steps
+from ._steps import centred_steps
 from ._template import Estimate, PlanBody, PlanContext, Template
 from ._volume import ViewParts, view_parts
 
@@ -87,7 +87,7 @@ class PiezoGalvo(Measured):
             for axis, where in before.items():
                 yield from bps.mv(axis, where)
 
-        yield from bpp.finalize_wrapper(whole(), back)
+        yield from ending(whole(), back)
         self.stored = {"kind": "piezo_galvo", "of": self._galvo_name}
 
 
@@ -233,7 +233,7 @@ class StageCamera(Measured):
         def back() -> PlanBody:
             yield from bps.mv(stage, (x, y))
 
-        yield from bpp.finalize_wrapper(measure(), back)
+        yield from ending(measure(), back)
 
 
 def calibrate_stage_camera(scope: Scope) -> Template | None:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from bluesky import Msg
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 
 from ..ledger import BY_DEFAULT, Question
+from ._ending import ending
 from ._reading import answer
 from ._space import lights_off
 from ._template import PlanBody, PlanContext
@@ -109,7 +109,7 @@ def decide(
     def over() -> PlanBody:
         yield Msg("decision_over", None, asked)
 
-    return (yield from bpp.finalize_wrapper(waited(), over))
+    return (yield from ending(waited(), over))
 
 
 def tell(record: DecisionRecord) -> PlanBody:

@@ -23,7 +23,7 @@ from ..hardware import (
     VolumeProgram,
 )
 from ..layout import Layout
-from ._acquisition import cameras_of
+from ._channels import cameras_of
 from ._focus_fit import FitError
 from ._parameters import ParameterError, Problem
 from ._template import PlanContext, Template
@@ -129,8 +129,8 @@ class _Part:
     def another(self, series: str, position: str | None = None) -> _Part:
         return _Part(f"{self.name}_{series}")
 
-    def meter(self, metric: str) -> _MeterPart:
-        return _MeterPart(self.name)
+    def meter(self, metric: str, series: str = "", position: str | None = None) -> _MeterPart:
+        return _MeterPart(in_series(self.name, series))
 
     def get_index(self) -> int:
         return 0

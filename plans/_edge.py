@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import create_model, model_validator
 
 from ..config import Scope
 from ..ledger import BY_DEFAULT, Question
-from ._acquisition import Stepped, cameras_of, go_to, run_of
+from ._acquisition import Stepped, go_to, run_of
+from ._channels import cameras_of
 from ._decision import DecisionRecord, decide, tell
-from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
+from ._ending import ending
+from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate, sweep_estimate
 from ._movement import device_of, move_s
 from ._parameters import Parameters, choice, count, number
 from ._reading import value
+from ._sweeping import sweep_of
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 ANSWERS = ("inside", "outside", "stop")
@@ -136,6 +138,10 @@ def edge_search(scope: Scope) -> Template | None:
                 )
             if getattr(self, "resolution_um", 1.0) > step_um:
                 raise ValueError(f"resolution_um: is more than a step, {step_um:g} um")
+            if (sweep := sweep_of(self, scope)) is not None and sweep.axis == axis.name:
+                raise ValueError(
+                    f"focus: the sweep would move {axis.name}, along which the edge is searched: say another sweep.axis"
+                )
             return self
 
     model = create_model(
@@ -155,7 +161,7 @@ def edge_search(scope: Scope) -> Template | None:
         """Find where the sample ends along an axis: a frame at each step, and whoever started it says what it shows.
 
         Moves the axis named step by step from where it is (or from the position), every target of the way out checked before the
-        first, then by halves between the last two that were told apart; then back to where it was. Moves the focus lock's stage
+        first, then by halves between the last two that were told apart; then back to where it was. Moves the stage that focuses
         and the channel's filter where given. The channel's light is on during its exposures; while it asks no light is on. An
         answer is inside, outside or stop; where nobody answers within decision_s it ends. Returns the run UID, the frames
         written, where the edge is and how exactly that is known (null where it wasn't found), why it ended, and each answer.
@@ -170,7 +176,7 @@ def edge_search(scope: Scope) -> Template | None:
             def back() -> PlanBody:
                 yield from bps.mv(axis, before)
 
-            yield from bpp.finalize_wrapper(search.steps(before), back)
+            yield from ending(search.steps(before), back)
 
         def opened(run_uid: str) -> None:
             search.run_uid = run_uid
@@ -180,9 +186,9 @@ def edge_search(scope: Scope) -> Template | None:
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         frames, cameras = most_frames(parameters), cameras_of(scope, parameters.camera)
-        one = imaging_estimate(parameters, scope, cameras, frames, frames)
-        seconds = one.seconds + frames * (parameters.decision_s + move_s(scope, parameters.axis))
-        return Estimate(seconds, one.frames, one.dose)
+        beside = Estimate(seconds=frames * (parameters.decision_s + move_s(scope, parameters.axis)))
+        taken = imaging_estimate(parameters, scope, cameras, frames, frames)
+        return taken + beside + sweep_estimate(parameters, scope, cameras[0], frames)
 
     example = {
         **{"axis": next(iter(axes)), "step_um": 1.0, "max_steps": 2, "decision_s": 0.5},

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, create_model, model_validator
 
 from ..config import NAME, Scope
-from ._acquisition import Acquisition, channels_of, one_run, with_power
+from ._acquisition import Acquisition, one_run
+from ._channels import channels_of, with_power
 from ._doing import do_field
 from ._parameters import Parameters, number, place_field
 from ._places import LONGEST_NAME, MOST_PLACES, Visits, example_place, safe_z_fields, visit_s

@@ -24,8 +24,6 @@ class FitError(ValueError):
     ``str`` names the thing, the value, the limit and the remedy; ``fields`` has ``thing, value, limit``.
     """
 
-    code = "fit"
-
     def __init__(self, message: str, thing: str, value: Any, limit: Any) -> None:
         super().__init__(message)
         self.fields = {"thing": thing, "value": value, "limit": limit}

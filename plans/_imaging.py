@@ -10,8 +10,10 @@ from pydantic import create_model
 from ..config import Scope
 from ..devices import in_series
 from ..formats import FORMATS
-from ._acquisition import Stepped, cameras_of, channels_of, frame_settings, one_run, series_of
+from ._acquisition import Stepped, one_run
+from ._channels import cameras_of, channels_of, frame_settings, series_of
 from ._parameters import Parameters, channel_field, choice, count, described, position_field
+from ._sweeping import MEASURE_S, SERIES, focusing_stages, sweep_field, sweep_of, sweep_slices
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 FRAME_OVERHEAD_S = 0.02
@@ -22,7 +24,11 @@ MOST_CHANNELS = 8
 
 def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]:
     """Parameters that are the same everywhere: channels, position, focus, on_focus_fail, roi, binning, format."""
-    focuses = ["none", *(["lock"] if scope.of_kind("autofocus") else [])]
+    sweeps = bool(focusing_stages(scope) and scope.of_kind("camera"))
+    focuses = ["none", *(["lock"] if scope.of_kind("autofocus") else []), *(["sweep"] if sweeps else [])]
+    doc = "lock: engage the focus lock before the frames, release it after them"
+    if sweeps:
+        doc += "; sweep: find the focus as focus_sweep does before the frames, with their first channel, and stay there"
     roi = create_model(
         "roi",
         __base__=Parameters,
@@ -34,7 +40,8 @@ def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]
     return {
         "channels": (channel_field(scope, channels), None),
         "position": (position_field(scope), None),
-        "focus": (choice(focuses, "lock: engage the focus lock before the frames, release it after them"), "none"),
+        "focus": (choice(focuses, doc), "none"),
+        **({"sweep": (sweep_field(scope), None)} if sweeps else {}),
         "on_focus_fail": (
             choice(
                 ["fail", "skip", "last"],
@@ -56,6 +63,20 @@ def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]
     }
 
 
+def sweep_estimate(parameters: Any, scope: Scope, camera: str, times: int = 1) -> Estimate:
+    """Of ``focus: sweep`` before frames whose first camera is this one, so many times; nothing where it isn't asked for."""
+    sweep = sweep_of(parameters, scope)
+    if sweep is None:
+        return Estimate()
+    settings, frames = frame_settings(channels_of(parameters)[0], scope), times * sweep_slices(sweep)
+    exposure_s = (settings.exposure_ms or 10.0) / 1000
+    return Estimate(
+        seconds=frames * (exposure_s + FRAME_OVERHEAD_S + MEASURE_S),
+        frames={in_series(camera, SERIES): frames},
+        dose={settings.light: frames * exposure_s * (settings.power_pct or 0.0)} if settings.light else {},
+    )
+
+
 def example_channel(scope: Scope) -> dict[str, Any]:
     """``channels`` of an example: the first one, with its stored exposure and power."""
     first = next(iter(scope.channels), None)
@@ -70,7 +91,9 @@ def camera_choices(scope: Scope) -> list[str]:
 def imaging_estimate(
     parameters: Any, scope: Scope, cameras: Iterable[str], frames: int, exposures: int | None = None
 ) -> Estimate:
-    """``frames``: of each camera in each channel; ``exposures``: how often the light is on for them, None: for each by itself."""
+    """``frames``: of each camera in each channel; ``exposures``: how often the light is on for them, None: for each by itself.
+    Without what a sweep for the focus takes (`sweep_estimate`).
+    """
     cameras = list(cameras)
     times = frames * len(cameras) if exposures is None else exposures
     seconds = RUN_S
@@ -107,12 +130,14 @@ def snap(scope: Scope) -> Template | None:
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Take one or more frames with one camera, or with cameras that expose together.
 
-        Moves to the position where one is given, the focus lock's stage where it is asked for, and the channels' filters. A
+        Moves to the position where one is given, the stage that focuses where that is asked for, and the channels' filters. A
         channel's light is on during its exposures. Returns the run UID and the frames written.
         """
         return (yield from one_run(Snap(parameters, context)))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        return imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), parameters.n, parameters.n)
+        cameras = cameras_of(scope, parameters.camera)
+        taken = imaging_estimate(parameters, scope, cameras, parameters.n, parameters.n)
+        return taken + sweep_estimate(parameters, scope, cameras[0])
 
     return Template("snap", model, body, estimate, acquire=Snap, example={"n": 2, **example_channel(scope)})

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus
 
 from ..hardware import LimitError
-from ._acquisition import Acquisition, with_power
+from ._acquisition import Acquisition
+from ._channels import with_power
 from ._doing import Do
+from ._ending import ending
 from ._places import Visits, place_name
 from ._template import PlanBody, PlanContext, Template
 
@@ -115,7 +116,7 @@ class LivePlaces(Visits):
         for place in self.all:
             for one in (place.acquisition if place.added else None, place.burst):
                 if one is not None:
-                    ends = bpp.finalize_wrapper(ends, one.end)
+                    ends = ending(ends, one.end)
         yield from ends
 
     def end_spent(self) -> None:

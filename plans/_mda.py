@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar
 import useq
 from bluesky import Msg
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus
 from pydantic import ValidationInfo, WithJsonSchema, create_model, field_validator
 
 from ..config import Scope
 from ..devices import CameraDetector, CameraPlan, in_series
-from ._acquisition import Acquisition, cameras_of, run_of
+from ._acquisition import Acquisition, run_of
+from ._channels import cameras_of
+from ._ending import ending
 from ._imaging import camera_choices, common_fields
 from ._parameters import Parameters, choice
 from ._reading import answer, value
@@ -96,7 +97,6 @@ class Events(Acquisition):
         super().__init__(parameters, context)
         scope = context.scope
         self._clock, self._survey = clock, survey(parameters.sequence, scope)
-        self.cameras = cameras_of(scope, parameters.camera)
         camera: CameraDetector = context.devices[parameters.camera]
         self._names = names_of(self._survey.frames)
         self._detectors = {series: camera.another(name) if name else camera for series, name in self._names.items()}
@@ -119,8 +119,11 @@ class Events(Acquisition):
         """By position: how far from what the sequence says the focus was found, in µm of z."""
         self._unfocused: set[int] = set()
 
+    def exposing(self) -> tuple[str, ...]:
+        return cameras_of(self.context.scope, self.parameters.camera)
+
     @property
-    def frames(self) -> dict[str, int]:
+    def taken(self) -> dict[str, int]:
         return {
             in_series(camera, self._names[series]): detector.get_index()
             for series, detector in self._detectors.items()
@@ -143,7 +146,7 @@ class Events(Acquisition):
             if self._z is not None and (self._z in self._at or self._correction):
                 yield from bps.mv(self._z, before[self._z])
 
-        yield from bpp.finalize_wrapper(self._all(before), back)
+        yield from ending(self._all(before), back)
         return True
 
     def _all(self, before: Mapping[Any, float]) -> PlanBody:
@@ -206,8 +209,8 @@ class Events(Acquisition):
         if moves:
             for stage, target in moves.items():
                 stage.check_value(target)
+            self._at |= moves  # before they are there: whoever is stopped on the way goes back too
             yield from bps.mv(*(part for pair in moves.items() for part in pair))
-            self._at |= moves
 
     def _focus_at(self, event: useq.MDAEvent, before: Mapping[Any, float]) -> PlanBody:
         """Focus once at the event's place; its frames are taken as far from what the sequence says as the focus was found."""
@@ -222,8 +225,8 @@ class Events(Acquisition):
             yield from bps.checkpoint()
             offset = getattr(event.action, "autofocus_motor_offset", None)
             if offset is not None:
-                yield from bps.abs_set(autofocus.offset, offset, wait=True)
-                yield from bps.abs_set(autofocus, False, wait=True)
+                lock = bps.abs_set(autofocus.offset, offset, wait=True)
+                yield from ending(lock, lambda: bps.abs_set(autofocus, False, wait=True))
             else:
                 yield from bps.abs_set(autofocus, "full", wait=True)
         except FailedStatus:

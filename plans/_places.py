@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ..config import Scope
 from ..devices import Geometry
 from ._acquisition import Acquisition, go_to, one_run
 from ._doing import Do, do_field
+from ._ending import ending
 from ._movement import move_s, nearest
 from ._parameters import Parameters, number, place_field
 from ._reading import value
@@ -69,8 +69,12 @@ class Visits(Acquisition):
         return {name: count for _, _, one in self._places for name, count in one.frames.items()}
 
     def result(self) -> dict[str, Any]:
-        skipped = {name: one.without_focus for name, _, one in self._places if one.without_focus}
-        return {"datasets": self.frames, **({"without_focus": skipped} if skipped else {})}
+        each = {name: one.result() for name, _, one in self._places}
+        found: dict[str, Any] = {"datasets": self.frames}
+        for key in ("focus_um", "without_focus"):
+            if told := {name: result[key] for name, result in each.items() if key in result}:
+                found[key] = told
+        return found
 
     def once(self) -> PlanBody:
         taken = False
@@ -83,7 +87,7 @@ class Visits(Acquisition):
     def end(self) -> PlanBody:
         ends: PlanBody = bps.null()
         for _, _, acquisition in self._places:
-            ends = bpp.finalize_wrapper(ends, acquisition.end)
+            ends = ending(ends, acquisition.end)
         yield from ends
 
     def _go(self, where: Any) -> PlanBody:

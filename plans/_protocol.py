@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -73,14 +72,7 @@ def protocol(scope: Scope, made: Mapping[str, Template]) -> Template | None:
         return results
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        seconds, frames, dose = 0.0, Counter[str](), dict[str, float]()
-        for one in parameters.steps:
-            found = steps[one.plan].estimate(one.kwargs, scope)
-            seconds += found.seconds
-            frames.update(found.frames)
-            for light, more in found.dose.items():
-                dose[light] = dose.get(light, 0.0) + more
-        return Estimate(seconds=seconds, frames=dict(frames), dose=dose)
+        return sum((steps[one.plan].estimate(one.kwargs, scope) for one in parameters.steps), Estimate())
 
     example = {"steps": [{"plan": name, "kwargs": dict(steps[name].example)} for name in _SHOWN if name in steps]}
     return Template("protocol", model, body, estimate, example=example or {"steps": [{"plan": next(iter(steps))}]})

@@ -14,7 +14,7 @@ import useq
 
 from ..config import Scope
 from ..hardware import FrameSettings
-from ._acquisition import frame_settings
+from ._channels import frame_settings
 from ._imaging import FRAME_OVERHEAD_S
 from ._movement import MOVE_S
 from ._sequence import counted_one_by_one, events, parse, resolve_channel, timeless

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from bluesky import Msg
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 
+from ._ending import ending
 from ._template import PlanBody, PlanContext
 
 LOOK_AGAIN_S = 1.0
@@ -44,4 +44,4 @@ def wait_for_space(context: PlanContext, frames: Mapping[str, int] | None = None
         yield Msg("disk_hold_over")
 
     if (yield look) is not None:
-        yield from bpp.finalize_wrapper(wait(), over)
+        yield from ending(wait(), over)

@@ -5,28 +5,21 @@ from __future__ import annotations
 from typing import Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import create_model, model_validator
 
 from ..config import Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView
-from ._acquisition import Acquisition, Flown, Stepped, cameras_of, channels_of, frame_settings, one_run
-from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
+from ._acquisition import Acquisition, Flown, Stepped, one_run
+from ._channels import cameras_of, channels_of, frame_settings
+from ._ending import ending
+from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate, sweep_estimate
 from ._movement import device_of
 from ._parameters import MAX_FRAMES, Parameters, choice, number
 from ._reading import value
+from ._steps import centred_steps, stack_slices
+from ._sweeping import sweep_of
 from ._template import Estimate, PlanBody, PlanContext, Template
-
-
-def centred_steps(centre: float, slices: int, step: float) -> list[float]:
-    """``slices`` positions ``step`` apart around ``centre``, in ascending order for a positive step."""
-    return [centre + (index - (slices - 1) / 2) * step for index in range(slices)]
-
-
-def stack_slices(range_um: float, step_um: float) -> int:
-    """Slices that cover a range: one more than there are whole steps in it."""
-    return int(range_um / step_um + 1e-9) + 1
 
 
 def stack_targets(acquisition: Acquisition) -> PlanBody:
@@ -49,9 +42,14 @@ class Stack(Flown):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self.moves = self.parameters.axis
-        self.cameras = cameras_of(self.context.scope, self.parameters.camera)
         self.metadata = {"motors": [self.moves], "volume_trigger": "software"}
+
+    @property
+    def moves(self) -> str | None:
+        return str(self.parameters.axis)
+
+    def exposing(self) -> tuple[str, ...]:
+        return cameras_of(self.context.scope, self.parameters.camera)
 
     def program(self, channel: Any, series: str) -> PlanBody:
         parameters, targets = self.parameters, (yield from stack_targets(self))
@@ -73,8 +71,12 @@ class StackByStep(Stepped):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self.moves, self.step_um = self.parameters.axis, self.parameters.step_um
+        self.step_um = self.parameters.step_um
         self.metadata = {"motors": [self.moves], "volume_trigger": "software"}
+
+    @property
+    def moves(self) -> str | None:
+        return str(self.parameters.axis)
 
     def points(self) -> PlanBody:
         axis = device_of(self.context, self.parameters.axis)
@@ -87,7 +89,7 @@ class StackByStep(Stepped):
         def back() -> PlanBody:
             yield from bps.mv(axis, before)
 
-        yield from bpp.finalize_wrapper(super()._take(), back)
+        yield from ending(super()._take(), back)
 
 
 def stack_of(parameters: Any, *args: Any, **more: Any) -> Acquisition:
@@ -118,6 +120,8 @@ def z_stack(scope: Scope) -> Template | None:
             slices = stack_slices(range_um, step_um)
             if slices > MAX_FRAMES:
                 raise ValueError(f"step_um: range_um / step_um gives {slices} slices, more than {MAX_FRAMES}")
+            if centre is not None and (sweep := sweep_of(self, scope)) is not None and sweep.axis == axis.name:
+                raise ValueError(f"centre_um: the sweep of {axis.name} finds the middle: leave it out")
             half = (slices - 1) * step_um / 2
             outside = half * 2 > high - low if centre is None else centre - half < low or centre + half > high
             if outside:
@@ -147,7 +151,7 @@ def z_stack(scope: Scope) -> Template | None:
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Take a stack: move a stage step by step, one frame at each, then go back to where it was.
 
-        Moves the axis named (and to the position, the focus lock's stage and the channels' filters where given). A channel's
+        Moves the axis named (and to the position, the stage that focuses and the channels' filters where given). A channel's
         light is on during its exposures. Returns the run UID, the frames written, and the seconds from the first exposure until
         the last frame was on disk.
         """
@@ -155,7 +159,9 @@ def z_stack(scope: Scope) -> Template | None:
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         slices = stack_slices(parameters.range_um, parameters.step_um)
-        return imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), slices, slices)
+        cameras = cameras_of(scope, parameters.camera)
+        taken = imaging_estimate(parameters, scope, cameras, slices, slices)
+        return taken + sweep_estimate(parameters, scope, cameras[0])
 
     return Template(
         "z_stack",

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.utils import FailedStatus
 from pydantic import Field, create_model, model_validator
 
 from ..config import NAME, Position, Scope
 from ..hardware import DeviceError, HardwareError
+from ._ending import ending
 from ._movement import LOOK_S, MOVE_S, move_s, nearest, retract
 from ._parameters import Parameters, choice, number
 from ._reading import observe
@@ -103,7 +103,7 @@ def set_light(scope: Scope) -> Template | None:
         def off() -> PlanBody:
             yield from bps.abs_set(light, False, wait=True)
 
-        power = yield from bpp.finalize_wrapper(lit() if parameters.on else bps.null(), off)
+        power = yield from ending(lit() if parameters.on else bps.null(), off)
         yield from bps.checkpoint()
         after = yield from observe(light)
         yield from bps.close_run()

@@ -46,6 +46,15 @@ class Estimate:
     dose: dict[str, float] = field(default_factory=dict)
     """By light: power × time on, in % × s."""
 
+    def __add__(self, other: Estimate) -> Estimate:
+        """Of one after the other."""
+        frames, dose = dict(self.frames), dict(self.dose)
+        for name, count in other.frames.items():
+            frames[name] = frames.get(name, 0) + count
+        for light, more in other.dose.items():
+            dose[light] = dose.get(light, 0.0) + more
+        return Estimate(self.seconds + other.seconds, frames, dose)
+
 
 @dataclass(frozen=True)
 class Template:

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Self
 
 from bluesky import Msg
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
-from ._acquisition import Stepped, cameras_of, one_run
-from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate
+from ._acquisition import Stepped, one_run
+from ._channels import cameras_of
+from ._ending import ending
+from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate, sweep_estimate
 from ._movement import move_s
 from ._parameters import Parameters, choice, count, number, place_field
 from ._reading import answer, value
@@ -70,7 +71,7 @@ class Tiles(Stepped):
             if self._z is not None and self._moves_z():
                 yield from bps.mv(self._z, before[2])
 
-        yield from bpp.finalize_wrapper(super()._take(), back)
+        yield from ending(super()._take(), back)
 
     def _moves_z(self) -> bool:
         return False
@@ -102,11 +103,12 @@ class Overview(Tiles):
 
 
 def _tiles_estimate(parameters: Any, scope: Scope, tiles: int) -> Estimate:
-    found = imaging_estimate(parameters, scope, cameras_of(scope, parameters.camera), tiles, tiles)
-    return Estimate(
-        seconds=found.seconds + (tiles + 1) * move_s(scope, scope.sample_axes()[0]),
-        frames=found.frames,
-        dose=found.dose,
+    cameras = cameras_of(scope, parameters.camera)
+    moves = Estimate(seconds=(tiles + 1) * move_s(scope, scope.sample_axes()[0]))
+    return (
+        imaging_estimate(parameters, scope, cameras, tiles, tiles)
+        + moves
+        + sweep_estimate(parameters, scope, cameras[0])
     )
 
 
@@ -138,7 +140,7 @@ def tile_scan(scope: Scope) -> Template | None:
         """Take a frame at each tile of a grid around where the sample is, or around the position.
 
         Moves the XY stage by the size of a frame less the overlap, row by row and back and forth, every target checked before the
-        first, then back to the middle; the focus lock's stage and the channels' filters where given. A channel's light is on
+        first, then back to the middle; the stage that focuses and the channels' filters where given. A channel's light is on
         during its exposures. Frame n is tile n; its event says where the stage was. Returns the run UID and the frames written.
         """
         return (yield from one_run(TileScan(parameters, context)))
@@ -211,7 +213,7 @@ def overview(scope: Scope) -> Template | None:
         """Take a frame at each place of a list, or of a grid around where the sample is.
 
         Moves the XY stage (and z, where a place says it) from place to place, every target checked before the first, then back to
-        where it was; the focus lock's stage and the channels' filters where given. A channel's light is on during its exposures.
+        where it was; the stage that focuses and the channels' filters where given. A channel's light is on during its exposures.
         Frame n is place n; its event says where the stage was. Returns the run UID and the frames written.
         """
         return (yield from one_run(Overview(parameters, context)))

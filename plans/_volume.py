@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from pydantic import Field, FiniteFloat, ValidationInfo, create_model, model_validator
 
 from ..config import Calibration, Galvo, Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView, slice_timing, volume_ms
-from ._acquisition import Flown, channels_of, frame_settings, one_run
+from ._acquisition import Flown, one_run
 from ._calibrations import Calibrations
-from ._imaging import common_fields, example_channel, imaging_estimate
+from ._channels import channels_of, frame_settings
+from ._ending import ending
+from ._imaging import common_fields, example_channel, imaging_estimate, sweep_estimate
 from ._movement import device_of
 from ._parameters import Parameters, choice, count, number
 from ._positions import Positions
 from ._reading import value
-from ._stack import centred_steps
+from ._steps import centred_steps
+from ._sweeping import sweep_of
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
 
@@ -47,6 +49,9 @@ def acquire_volume(scope: Scope) -> Template | None:
                     f" {scope.volume.trigger} (scope.yml); leave it out, or pace volumes with tiger_spim"
                 )
             centre = getattr(self, "centre_piezo_um", None)
+            moved = {views[view][1] for view in chosen_views(self, views)}
+            if centre is not None and (sweep := sweep_of(self, scope)) is not None and sweep.axis in moved:
+                raise ValueError(f"centre_piezo_um: the sweep of {sweep.axis} finds the middle: leave it out")
             for view in chosen_views(self, views):
                 program_of(
                     self,
@@ -95,11 +100,13 @@ def acquire_volume(scope: Scope) -> Template | None:
             super().__init__(*args, **more)
             self.waits = scope.volume.trigger == "software"
             self._views = chosen_views(self.parameters, views)
-            self.cameras = tuple(views[view][0] for view in self._views)
             self.metadata = {
                 "motors": [views[view][1] for view in self._views],
                 "volume_trigger": scope.volume.trigger,
             }
+
+        def exposing(self) -> tuple[str, ...]:
+            return tuple(views[view][0] for view in chosen_views(self.parameters, views))
 
         def program(self, channel: Any, series: str) -> PlanBody:
             parameters, centres = self.parameters, {}
@@ -137,13 +144,13 @@ def acquire_volume(scope: Scope) -> Template | None:
                 for axis, where in before.items():
                     yield from bps.mv(axis, where)
 
-            yield from bpp.finalize_wrapper(placed(), back)
+            yield from ending(placed(), back)
 
     def body(parameters: Any, context: PlanContext) -> PlanBody:
         """Acquire a light-sheet volume with one or two cameras.
 
-        Moves the piezo and the scanner of each view slice by slice and brings them back (and to the position, the focus lock's
-        stage and the channels' filters where given). With several channels one volume after the other. A channel's light is on
+        Moves the piezo and the scanner of each view slice by slice and brings them back (and to the position, the stage that
+        focuses and the channels' filters where given). With several channels one volume after the other. A channel's light is on
         during its exposures. Returns the run UID, the frames written, and the seconds from the first exposure until the last
         frame was on disk.
         """
@@ -152,7 +159,8 @@ def acquire_volume(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         cameras = [views[view][0] for view in chosen_views(parameters, views)]
         software = imaging_estimate(parameters, scope, cameras, parameters.slices)
-        return by_controller(parameters, scope, cameras, software) if swept else software
+        taken = by_controller(parameters, scope, cameras, software) if swept else software
+        return taken + sweep_estimate(parameters, scope, cameras[0])
 
     example = {"slices": 3, **example_channel(scope)}
     return Template("acquire_volume", model, body, estimate, acquire=Volume, example=example)

@@ -279,7 +279,7 @@ def end_running_plan(queue: QueueServer) -> None:
         return
     queue.request("queue_autostart", {"enable": False})
     if queue.status()["manager_state"] == "executing_queue":
-        queue.request("re_pause", {"option": "immediate"}, timeout_s=5)
+        queue.request("re_pause", {"option": "immediate", "ending": True}, timeout_s=5)
         _until(queue, "the plan has paused", lambda s: s["manager_state"] != "executing_queue", 15)
     if queue.status()["manager_state"] == "paused":
         queue.request("re_abort", timeout_s=5)

@@ -181,9 +181,12 @@ class Dispatcher:
             if operation is None or operation.ended or done(operation):
                 return True
             if not agreed:
-                params = {"item_uid": operation.item_uid, "lock_key": self._context.layout.key(LOCK_KEY)}
+                params: dict[str, Any] = {
+                    "item_uid": operation.item_uid,
+                    "lock_key": self._context.layout.key(LOCK_KEY),
+                }
                 if method == "re_pause":
-                    params["option"] = "immediate"
+                    params |= {"option": "immediate", "ending": True}
                 try:
                     agreed = bool((await ask(self._context.control, method, params)).get("success"))
                 except QueueUnreachable:

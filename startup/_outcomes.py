@@ -21,6 +21,7 @@ from ..hardware import (
     ReleasedError,
 )
 from ..ledger import ApprovalError, Failure
+from ..plans import FitError
 
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (LimitError, "outside_limits"),
@@ -35,6 +36,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (DeviceError, "hardware_failed"),
     (HardwareError, "hardware_failed"),
     (ApprovalError, "approval_missing"),
+    (FitError, "fit_refused"),
 )
 
 

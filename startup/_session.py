@@ -11,6 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 from bluesky import Msg, RunEngine
+from bluesky.run_engine import RunEngineResult
+from bluesky.utils import RunEngineInterrupted
 from event_model import DocumentNames
 
 from .. import __version__
@@ -38,16 +40,47 @@ class ScopeRunEngine(RunEngine):
     A run's recordings end before its stop document, which says how many frames of each dataset are on disk and what dose of
     each light was measured. What was told in an event or a stream document is never repeated: after a pause the RunEngine
     repeats the messages since the last checkpoint, so saving and collecting each make a checkpoint, in the same step.
+
+    A pause, stop or abort that comes when the plan has done everything changes nothing: it has ended, with its result.
     """
 
     def __init__(self, recordings: RunRecordings, **kwargs: Any) -> None:
         self._recordings = recordings
         self._problem: str | None = None
         """Of the run that ended last: why its files are not what was asked for."""
+        self._returned: list[Any] = []
+        """What the plan returned, once it has; bluesky loses it to a pause in that moment."""
         super().__init__({}, call_returns_result=True, **kwargs)
+        self.preprocessors.append(self._keep_result)
         for command, coroutine in (("save", self._save), ("collect", self._collect)):
             self.register_command(command, self._then_checkpoint(coroutine))
         self.register_command("require_good_run", self._require_good_run)
+
+    def __call__(self, *args: Any, **metadata: Any) -> Any:
+        self._returned.clear()
+        self._recordings.ending = False
+        return self._until_over(lambda: super(ScopeRunEngine, self).__call__(*args, **metadata))
+
+    def resume(self) -> Any:
+        self._recordings.ending = False
+        return self._until_over(super().resume)
+
+    def will_end(self) -> None:
+        """Before a pause that a stop or an abort follows: what can't be held while it is paused ends at once (decision 0087)."""
+        self._recordings.ending = True
+
+    def _keep_result(self, plan: Any) -> Any:
+        result = yield from plan
+        self._returned.append(result)
+        return result
+
+    def _until_over(self, go_on: Callable[[], Any]) -> Any:
+        try:
+            return go_on()
+        except RunEngineInterrupted:
+            if self.state != "idle" or not self._returned:
+                raise
+            return RunEngineResult(tuple(self._run_start_uids), self._returned[0], "success", False, "", None)
 
     def _then_checkpoint(self, coroutine: Callable[[Msg], Awaitable[Any]]) -> Callable[[Msg], Awaitable[Any]]:
         async def run(msg: Msg) -> Any:
@@ -96,7 +129,7 @@ class Session:
     devices: Mapping[str, Any]
     plans: Mapping[str, Any]
     templates: Mapping[str, Template]
-    run_engine: RunEngine
+    run_engine: ScopeRunEngine
     operations: Operations
     reconnection: Reconnection
     rounds: RoundsWait

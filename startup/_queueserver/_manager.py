@@ -26,7 +26,7 @@ from .._liveness import LOOK_S, Silence, darken
 from .._outcomes import text_of
 from .._refused import Refused, parameters_refused
 from .._space import Space
-from ._process import die_with_parent
+from ._process import ENDING, die_with_parent
 from ._queue import KeyedPlanQueue
 from ._store import settings
 
@@ -59,6 +59,8 @@ class ScopeManager(RunEngineManager):
     """The queue's front has just been found to be one that may start."""
     _stop_pending: bool | None = None
     """What Valkey has of `queue_stop_pending`; None where nobody knows."""
+    _pause_ends = False
+    """The pause that is asked for now comes before a stop or an abort."""
     _rang_early = False
     """A plan was over before its start was."""
     _refusal: Refused | None = None
@@ -224,7 +226,13 @@ class ScopeManager(RunEngineManager):
         return reply | {"status": {name: self._status.get(name) for name in HOLDS}}
 
     async def _re_pause_handler(self, request: dict[str, Any]) -> Any:
+        """As upstream; with ``ending`` an immediate pause that a stop or an abort follows (decision 0087)."""
+        self._pause_ends = bool(request.get("ending"))
+        request = {name: value for name, value in request.items() if name != "ending"}
         return await self._of_item(super()._re_pause_handler, request)
+
+    async def _worker_command_pause_plan(self, option: str) -> Any:
+        return await super()._worker_command_pause_plan(ENDING if self._pause_ends else option)
 
     async def _re_abort_handler(self, request: dict[str, Any]) -> Any:
         return await self._of_item(super()._re_abort_handler, request)

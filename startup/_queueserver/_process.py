@@ -6,6 +6,9 @@ import ctypes
 import signal
 import sys
 
+ENDING = "ending"
+"""How a manager tells its worker to pause a plan that will be ended."""
+
 
 def die_with_parent(name: str) -> None:
     """End this process with its parent, and show ``name`` in process lists (Linux only)."""

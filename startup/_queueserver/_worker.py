@@ -19,7 +19,7 @@ from .._liveness import SILENT_S, LoopBeat
 from .._namespace import current_session, session_or_none
 from .._outcomes import cause_of, failure_of, jsonable
 from .._telling import Progress, output
-from ._process import die_with_parent
+from ._process import ENDING, die_with_parent
 
 logger = logging.getLogger("queuescope.startup")
 
@@ -67,6 +67,15 @@ class ScopeWorker(RunEngineWorker):
                 self.bell.send(b".")
             self._close_lights()
             self._give_joysticks_back()
+
+    def _command_pause_plan_handler(self, *, option: str) -> dict[str, Any]:
+        """As upstream; `ENDING`: immediate, and what can't be held ends at once, also where a pause waits for it already."""
+        if option == ENDING:
+            option = "immediate"
+            if (session := session_or_none()) is not None:
+                session.run_engine.will_end()
+        reply: dict[str, Any] = super()._command_pause_plan_handler(option=option)
+        return reply
 
     def _request_state_handler(self) -> dict[str, Any]:
         """As upstream, and whether the RunEngine's loop turns: a plan that is stuck in native code keeps it."""

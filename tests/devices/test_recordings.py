@@ -56,7 +56,7 @@ def ended(tmp_path: Path, scope: Scope, hardware: Any) -> tuple[dict[str, int | 
     layout.create()
     recordings = RunRecordings(scope, layout, hardware)
     recordings.start_run("run-0001")
-    recordings.open(DatasetPlan(name="cam_a", camera="cam_a", frames=30))
+    recordings.open("run-0001", DatasetPlan(name="cam_a", camera="cam_a", frames=30))
     (layout.volumes / "run-0001_cam_a.frames.jsonl").write_text("{}\n{}\n")
     return recordings.end_run()
 
@@ -84,7 +84,7 @@ def test_a_session_of_any_name_keeps_no_frame_back(
 
     recordings = RunRecordings(far, Layout(tmp_path), Noting())  # type: ignore[arg-type]
     recordings.start_run("run-0001", session_id=session_id)
-    recordings.open(DatasetPlan(name="cam_a", camera="cam_a", frames=30))
+    recordings.open("run-0001", DatasetPlan(name="cam_a", camera="cam_a", frames=30))
     assert asked[0].session_id == told
 
 
@@ -116,3 +116,15 @@ def test_a_dead_process_here_is_not_waited_for(tmp_path: Path) -> None:
     hardware = BehindACable(gone())
     assert ended(tmp_path, load_scope("demo-dispim", environ={}), hardware)[0] == {"cam_a": 2}
     assert hardware.asked == 1
+
+
+def test_what_comes_late_opens_nothing_in_the_next_run(tmp_path: Path, far: Scope) -> None:
+    """Issue 5, item 8: a plan was halted while a device made its files; the run after it keeps its own names."""
+    recordings = RunRecordings(far, Layout(tmp_path), BehindACable())  # type: ignore[arg-type]
+    recordings.start_run("run-0001")
+    asked = recordings.run_uid
+    recordings.end_run()
+    recordings.start_run("run-0002")
+    with pytest.raises(RuntimeError, match="came too late: its run run-0001 has ended"):
+        recordings.open(asked, DatasetPlan(name="cam_a", camera="cam_a", frames=30))
+    assert recordings.open(recordings.run_uid, DatasetPlan(name="cam_a", camera="cam_a")).run_uid == "run-0002"

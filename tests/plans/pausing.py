@@ -1,22 +1,42 @@
-"""A pause in the middle of a plan, asked for as somebody else would: from another thread."""
+"""Somebody pauses or ends a plan in the middle: asked for on the RunEngine's loop, as queueserver's worker asks."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
+
+from bluesky.utils import TransitionError
+
+Ask = Literal["pause", "stop", "abort", "halt"]
 
 
 @contextmanager
-def pausing_at(run_engine: Any, position: int) -> Iterator[list[str]]:
-    """Ask for a pause with the plan's message of this number (0, 1 …); gives the commands seen, those after a resume too."""
+def pausing_at(run_engine: Any, *positions: int, ask: Ask = "pause") -> Iterator[list[str]]:
+    """Ask with the plan's messages of these numbers (0, 1 …; what is repeated after a pause doesn't count); gives the commands
+    seen, repeated ones too.
+    """
     seen: list[str] = []
+    messages: dict[int, Any] = {}
+
+    async def asking() -> None:
+        coroutines = {
+            "pause": lambda: run_engine._request_pause_coro(),
+            "stop": lambda: run_engine._stop_coro(),
+            "abort": lambda: run_engine._abort_coro(""),
+            "halt": lambda: run_engine._halt_coro(),
+        }
+        with contextlib.suppress(TransitionError):  # the plan has ended meanwhile
+            await coroutines[ask]()
 
     def hook(msg: Any) -> None:
         seen.append(msg.command)
-        if len(seen) == position + 1:
-            threading.Thread(target=run_engine.request_pause).start()
+        if id(msg) not in messages:
+            messages[id(msg)] = msg
+            if len(messages) - 1 in positions:
+                asyncio.run_coroutine_threadsafe(asking(), run_engine.loop)
 
     run_engine.msg_hook = hook
     try:

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bluesky.utils import FailedStatus, RunEngineInterrupted
+from bluesky.utils import FailedStatus
 
 from queuescope.hardware import FocusError, LimitError, RecordingError
 from queuescope.startup._session import Session, open_session
 
-from .pausing import pausing_at
 from .test_templates import documents, run
 
 
@@ -71,23 +70,6 @@ def test_each_channel_has_a_dataset_of_its_own(small: Session, case: str) -> Non
     if name == "z_stack":
         z = before["z"]
         assert [json.loads(line)["position"]["z"] for line in lines] == pytest.approx([z - 2, z, z + 2])
-
-
-@pytest.mark.parametrize("case", sorted(MANY))
-def test_a_pause_with_several_channels_takes_no_frame_twice(small: Session, case: str) -> None:
-    name, kwargs = MANY[case]
-    run_engine, messages = small.run_engine, list[str]()
-    run_engine.msg_hook = lambda msg: messages.append(msg.command)
-    run(small, name, kwargs)
-    pauses = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
-    for position in pauses[::6]:
-        with pausing_at(run_engine, position) as seen:
-            try:
-                run(small, name, kwargs)
-            except RunEngineInterrupted:
-                run_engine.resume()
-        docs = documents(small, run_engine._run_start_uids[-1])
-        assert told(docs) == {"camera_fitc": [0, 1, 2], "camera_cy5": [0, 1, 2]}, (position, seen)
 
 
 def test_roi_and_binning_are_set_before_and_put_back_after(small: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
-from bluesky.utils import RunEngineInterrupted
 
 from queuescope.hardware.simulated import decode
 from queuescope.plans import ParameterError
 from queuescope.startup._session import Session
 
-from .test_common import told
 from .test_templates import begin, documents, positions, run
 
 ROUND: dict[str, Any] = {
@@ -73,27 +70,6 @@ def test_a_time_lapse_repeats_it(session: Session) -> None:
     do["kwargs"]["embryos"] = [{"id": "e1", "position": {"x_um": 0, "y_um": 0}}]
     outcome = run(session, "time_lapse", {"do": do, "interval_s": 0, "rounds": 2})
     assert outcome.plan_result["datasets"] == {"overview_e1": 2}
-
-
-def test_a_pause_between_two_embryos_takes_no_frame_twice(session: Session) -> None:
-    run_engine, moves = session.run_engine, list[Any]()
-
-    def hook(msg: Any) -> None:
-        if msg.command == "set" and msg.obj.name == "xy":
-            moves.append(msg)
-            if len(moves) == 2:
-                run_engine.msg_hook = None
-                threading.Thread(target=run_engine.request_pause).start()
-
-    run_engine.msg_hook = hook
-    try:
-        with pytest.raises(RunEngineInterrupted):
-            run(session, "multi_embryo_round", ROUND)
-    finally:
-        run_engine.msg_hook = None
-    assert not any(light.on for light in session.hardware.state().lights.values())
-    outcome = run_engine.resume()
-    assert told(documents(session, outcome.run_start_uids[0])) == {"cam_a_e1": [0, 1, 2], "cam_a_e2": [0, 1, 2]}
 
 
 def test_the_estimate_is_the_sum_over_the_embryos(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,17 +88,26 @@ def test_it_ends_when_nobody_looks_any_more(session: Session, monkeypatch: pytes
     assert outcome.plan_result["seconds"] < 30
 
 
-def test_paused_no_exposure_is_made(session: Session) -> None:
-    run_engine = session.run_engine
-    with looking(session, pictures=2, then=run_engine.request_pause), pytest.raises(RunEngineInterrupted):
-        run(session, "live", {**LIVE, "max_s": 20.0})
-    while (
-        look(session.layout.live_socket) is not None
-    ):  # the exposure in hand ends; its frame is no news after a second
-        threading.Event().wait(0.05)
+def test_paused_the_exposure_in_hand_has_ended_and_no_other_is_made(session: Session) -> None:
+    run_engine, view, triggers = session.run_engine, session.devices["live_view"], list[Any]()
+
+    def hook(msg: Any) -> None:
+        if msg.command == "trigger":
+            triggers.append(msg)
+            if len(triggers) == 2:
+                asyncio.run_coroutine_threadsafe(run_engine._request_pause_coro(), run_engine.loop)
+
+    run_engine.msg_hook = hook
+    try:
+        with looking(session), pytest.raises(RunEngineInterrupted):
+            run(session, "live", {**LIVE, "exposure_ms": 300.0, "max_s": 20.0})
+    finally:
+        run_engine.msg_hook = None
+    assert view.frames == 2
     used = session.hardware.dose().used
-    assert look(session.layout.live_socket) is None
-    assert session.hardware.dose().used == used
+    assert look(session.layout.live_socket) is not None
+    session.hardware.configure_camera("overview")  # once it is free
+    assert (view.frames, session.hardware.dose().used) == (2, used)
     run_engine.abort()
     assert documents(session, run_engine._run_start_uids[-1])[-1][1]["exit_status"] == "abort"
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
 import pytest
-from bluesky.utils import FailedStatus, RunEngineInterrupted
+from bluesky.utils import FailedStatus
 
 from queuescope.hardware import FocusError, RecordingError
 from queuescope.startup._session import Session
 
-from .pausing import pausing_at
 from .test_common import small, told  # noqa: F401 (a fixture)
 from .test_templates import documents, run
 
@@ -92,47 +90,6 @@ def test_tiles_are_a_frame_apart(small: Session) -> None:  # noqa: F811
 
 
 SMALL: dict[str, Any] = {**SEQUENCE, "time_plan": None}
-
-
-def test_a_pause_takes_no_frame_twice(small: Session) -> None:  # noqa: F811
-    run_engine, messages = small.run_engine, list[str]()
-    run_engine.msg_hook = lambda msg: messages.append(msg.command)
-    run(small, "mda", {"sequence": SMALL})
-    pauses = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
-    for position in pauses[::9]:
-        with pausing_at(run_engine, position) as seen:
-            try:
-                run(small, "mda", {"sequence": SMALL})
-            except RunEngineInterrupted:
-                assert not any(light.on for light in small.hardware.state().lights.values())
-                run_engine.resume()
-        docs = documents(small, run_engine._run_start_uids[-1])
-        assert told(docs) == {"camera_dapi": list(range(6)), "camera_fitc": list(range(2))}, (position, seen)
-
-
-@pytest.mark.parametrize("how", ["stop", "abort"])
-def test_what_is_stopped_tells_its_frames_and_goes_back(small: Session, how: str) -> None:  # noqa: F811
-    small.hardware.move({"z": 3.0})
-    run_engine, triggers = small.run_engine, list[Any]()
-
-    def hook(msg: Any) -> None:
-        if msg.command == "trigger":
-            triggers.append(msg)
-            if len(triggers) == 4:
-                threading.Thread(target=run_engine.request_pause).start()
-
-    run_engine.msg_hook = hook
-    with pytest.raises(RunEngineInterrupted):
-        run(small, "mda", {"sequence": {**SMALL, "time_plan": {"interval": 0, "loops": 50}}})
-    run_engine.msg_hook = None
-    getattr(run_engine, how)()
-    docs = documents(small, run_engine._run_start_uids[-1])
-    assert docs[-1][1]["exit_status"] == {"stop": "success", "abort": "abort"}[how]
-    frames = docs[-1][1]["frames"]
-    assert 0 < sum(frames.values()) < 20
-    assert all(indices == list(range(len(indices))) and len(indices) <= frames[n] for n, indices in told(docs).items())
-    assert small.hardware.positions(("z",))["z"] == pytest.approx(3.0)
-    assert not any(light.on for light in small.hardware.state().lights.values())
 
 
 @pytest.mark.parametrize("what", ["record_frame", "move"])

@@ -176,7 +176,7 @@ def test_a_move_counts_what_the_scope_file_says() -> None:
         ("center_on_pixel", {**GOOD["center_on_pixel"], "index": -1}, "index", "0"),
         ("snap", {"binning": 17}, "binning", "16"),
         ("snap", {"roi": {"x_px": -1, "y_px": 0, "width_px": 1, "height_px": 1}}, "roi.x_px", "0"),
-        ("snap", {"focus": "sweep"}, "focus", "lock"),
+        ("snap", {"focus": "sharp"}, "focus", "sweep"),
         ("snap", {"on_focus_fail": "hope"}, "on_focus_fail", "skip"),
         ("z_stack", {"range_um": 4, "step_um": 2, "order": "zcc"}, "order", "zc"),
         ("protocol", {"steps": []}, "steps", "1"),

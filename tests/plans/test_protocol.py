@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from bluesky.utils import FailedStatus, RunEngineInterrupted
+from bluesky.utils import FailedStatus
 
 from queuescope.config import load_scope
 from queuescope.hardware import DoseError, LimitError, RecordingError
@@ -16,8 +16,6 @@ from queuescope.plans import Circumstances, check, templates
 from queuescope.startup import _circumstances
 from queuescope.startup._outcomes import cause_of, failure_of
 from queuescope.startup._session import Session
-
-from .pausing import pausing_at
 
 ITEM = {"item_uid": "item-1", "user": "ada", "user_group": "agent", "meta": {"op_key": "night-3.1", "session_id": "s1"}}
 SMALL = {"x_px": 0, "y_px": 0, "width_px": 64, "height_px": 48}
@@ -157,31 +155,6 @@ def test_a_light_in_the_last_step_counts_for_its_own_position(session: Session) 
         assert "heart" in session.hardware.dose("worm").by_position
     finally:
         session.hardware.set_sample(None, {})
-
-
-def test_a_pause_anywhere_changes_nothing(session: Session) -> None:
-    """Issue 5, item 8: also in the look before the first step, and between two steps; each step is taken once."""
-    run_engine = session.run_engine
-    session.hardware.move({"z": 3.0})
-    steps = (step("move_z", z_um=12.0), step("snap", camera="overview", roi=SMALL), step("move_z", z_um=3.0))
-    messages: list[str] = []
-    run_engine.msg_hook = lambda msg: messages.append(msg.command)
-    try:
-        expected = run(session, *steps)
-        pauses = [number for number, command in enumerate(messages) if command != "close_run"]
-        for position in pauses[::6]:
-            before = runs_of(session, set())
-            with pausing_at(run_engine, position) as seen:
-                try:
-                    outcome = run(session, *steps)
-                except RunEngineInterrupted:
-                    assert not any(light.on for light in session.hardware.state().lights.values())
-                    outcome = run_engine.resume()
-            assert len(outcome.run_start_uids) == len(runs_of(session, before)) == 3, seen
-            for one, same in zip(outcome.plan_result, expected.plan_result, strict=True):
-                assert one | {"run_uid": None} == same | {"run_uid": None}
-    finally:
-        run_engine.msg_hook = None
 
 
 def test_a_status_that_failed_is_noted_on_its_cause() -> None:

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bluesky.utils import RunEngineInterrupted
 
 from queuescope.plans._rounds import LATE_S, RoundRecord, in_time
 from queuescope.startup._session import Session
 
-from .pausing import pausing_at
 from .test_common import TWO, small, told  # noqa: F401 (a fixture)
 from .test_templates import documents, run
 
@@ -115,23 +113,6 @@ def test_all_rounds_are_one_run(small: Session, case: str) -> None:  # noqa: F81
     assert all(one["late"] == (one["began_s"] - one["due_s"] > LATE_S) for one in told_)
     assert [one["due_s"] for one in told_] == [0, 0.6, 1.2]
     assert not any(light.on for light in small.hardware.state().lights.values())
-
-
-@pytest.mark.parametrize("case", sorted(ROUNDS))
-def test_a_pause_in_any_round_takes_no_frame_twice(small: Session, case: str) -> None:  # noqa: F811
-    run_engine, kwargs = small.run_engine, {**ROUNDS[case], "interval_s": 0.0, "rounds": 2}
-    messages: list[str] = []
-    run_engine.msg_hook = lambda msg: messages.append(msg.command)
-    expected = run(small, "time_lapse", kwargs).plan_result["datasets"]
-    pauses = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
-    for position in pauses[:: max(1, len(pauses) // 8)]:
-        with pausing_at(run_engine, position) as seen:
-            try:
-                run(small, "time_lapse", kwargs)
-            except RunEngineInterrupted:
-                run_engine.resume()
-        docs = documents(small, run_engine._run_start_uids[-1])
-        assert told(docs) == {name: list(range(count)) for name, count in expected.items()}, (position, seen)
 
 
 def test_each_place_has_a_dataset_and_a_dose_of_its_own(small: Session) -> None:  # noqa: F811

@@ -14,8 +14,7 @@ from queuescope.hardware import DeviceError, FocusLockError, LightOff, Verificat
 from queuescope.plans import ParameterError, templates
 from queuescope.startup._session import Session, open_session
 
-from .pausing import pausing_at
-from .test_templates import STATE, begin, documents, positions, run
+from .test_templates import begin, documents, positions, run
 
 
 @pytest.fixture(autouse=True)
@@ -184,30 +183,3 @@ def test_a_temperature_that_is_not_reached_in_time_fails_the_run(session: Sessio
     with pytest.raises(FailedStatus, match=r"hasn't got there after 0\.2 s"):
         run(session, "set_temperature", {"target_c": 41.0, "timeout_s": 0.2})
     assert documents(session, session.run_engine._run_start_uids[-1])[-1][1]["exit_status"] == "fail"
-
-
-@pytest.mark.parametrize("name", sorted(STATE))
-def test_a_pause_at_any_message_changes_nothing_in_the_end(session: Session, name: str) -> None:
-    """Issue 5, item 8: after resume it ends where it would have ended, with its result; while paused no light is on."""
-    run_engine, kwargs = session.run_engine, STATE[name]
-    if name == "set_temperature":
-        kwargs = {**kwargs, "target_c": session.hardware.value("chamber")}
-    begin(session)
-    messages: list[str] = []
-    run_engine.msg_hook = lambda msg: messages.append(msg.command)
-    expected = run(session, name, kwargs)
-    where = positions(session)
-    pauses = [number for number, command in enumerate(messages) if command != "close_run"]
-    for position in pauses[:: 1 if len(pauses) < 20 else 5]:
-        begin(session)
-        with pausing_at(run_engine, position) as seen:
-            try:
-                outcome = run(session, name, kwargs)
-            except RunEngineInterrupted:
-                assert not any(light.on for light in session.hardware.state().lights.values()), (position, seen)
-                outcome = run_engine.resume()
-        assert outcome.exit_status == "success"
-        assert outcome.plan_result["run_uid"] in (None, run_engine._run_start_uids[-1])
-        assert outcome.plan_result.keys() == expected.plan_result.keys()
-        assert positions(session) == pytest.approx(where, abs=0.02), (position, seen)
-        assert documents(session, run_engine._run_start_uids[-1])[-1][1]["exit_status"] == "success"

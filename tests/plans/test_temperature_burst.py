@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
-from bluesky.utils import RunEngineInterrupted
 
 from queuescope.plans import ParameterError
 from queuescope.startup._session import Session
 
 from .test_adaptive import events
-from .test_common import told
 from .test_templates import documents, run
 
 BURST = {"frames": 2, "cameras": ["overview"], "binning": 4, "channels": [{"name": "gfp"}]}
@@ -44,27 +41,6 @@ def test_a_temperature_that_isnt_reached_is_told(session: Session) -> None:
     outcome = run(session, "temperature_burst", ramp(session, -3.0, rounds=2))
     assert outcome.plan_result["reached"] is False
     assert outcome.plan_result["datasets"] == {"overview": 4}
-
-
-def test_a_pause_takes_no_frame_twice_and_lights_are_off(session: Session) -> None:
-    run_engine, bursts = session.run_engine, list[Any]()
-
-    def hook(msg: Any) -> None:
-        if msg.command == "kickoff":
-            bursts.append(msg)
-        if msg.command == "sleep" and bursts:
-            run_engine.msg_hook = None
-            threading.Thread(target=run_engine.request_pause).start()
-
-    run_engine.msg_hook = hook
-    try:
-        with pytest.raises(RunEngineInterrupted):
-            run(session, "temperature_burst", ramp(session, 3.0, rounds=2, interval_s=2.0))
-    finally:
-        run_engine.msg_hook = None
-    assert not any(light.on for light in session.hardware.state().lights.values())
-    outcome = run_engine.resume()
-    assert told(documents(session, outcome.run_start_uids[0])) == {"overview": [0, 1, 2, 3]}
 
 
 def test_a_temperature_outside_its_limits_is_refused(session: Session) -> None:

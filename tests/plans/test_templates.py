@@ -17,8 +17,6 @@ from queuescope.hardware.simulated import decode
 from queuescope.layout import resolve_uri
 from queuescope.startup._session import Session
 
-from .pausing import pausing_at
-
 ITEM = {"item_uid": "item-1", "user": "ada", "user_group": "agent", "meta": {"op_key": "night-3.1", "session_id": "s1"}}
 IMAGING: dict[str, dict[str, Any]] = {
     "snap": {"camera": "overview", "n": 3, "channels": [{"name": "gfp"}]},
@@ -186,29 +184,6 @@ def test_files_that_cant_be_closed_fail_the_run(session: Session, monkeypatch: p
     stop = documents(session, run_uid)[-1][1]
     assert stop["exit_status"] == "fail"
     assert "the disk is gone" in stop["reason"]
-
-
-@pytest.mark.parametrize("name", ["snap", "z_stack", "burst", "acquire_volume"])
-def test_a_pause_at_any_message_takes_no_frame_twice(session: Session, name: str) -> None:
-    """After resume every planned frame is there once, told once, in order."""
-    run_engine, kwargs = session.run_engine, {**IMAGING[name], "channels": None}
-    kwargs |= {"acquire_volume": {"views": "A"}, "burst": {"rate_hz": 20.0, "cameras": ["cam_a"]}}.get(name, {})
-    messages: list[str] = []
-    run_engine.msg_hook = lambda msg: messages.append(msg.command)
-    run(session, name, kwargs)
-    stop_at = [i for i, command in enumerate(messages) if command not in ("unstage", "stage", "close_run")]
-    for position in stop_at[:: 1 if name != "acquire_volume" else 2]:
-        with pausing_at(run_engine, position) as seen:
-            try:
-                run(session, name, kwargs)
-            except RunEngineInterrupted:
-                run_engine.resume()
-        docs = documents(session, run_engine._run_start_uids[-1])
-        told = [d["indices"] for kind, d in docs if kind == "stream_datum"]
-        assert [index for i in told for index in range(i["start"], i["stop"])] == [0, 1, 2], (position, seen)
-        numbers = [d["seq_nums"] for kind, d in docs if kind == "stream_datum"]
-        assert [number for s in numbers for number in range(s["start"], s["stop"])] == [1, 2, 3], (position, seen)
-        assert set(docs[-1][1]["frames"].values()) == {3}, (position, seen)
 
 
 def test_a_controllers_volume_is_told_as_it_was_programmed(session: Session) -> None:

@@ -157,9 +157,14 @@ def test_a_failure_replays_and_a_retry_is_an_attempt_of_its_own(stack: Any, agen
 
 
 def test_a_running_operation_is_cancelled_and_the_next_one_runs(stack: Any, agent: Agent) -> None:
-    """R2.4: paused, aborted, with its run UID and a stop document; nothing else is."""
+    """R2.4: paused, aborted, with its run UID and a stop document; nothing else is. In the middle of a controller's volume, which
+    a pause would wait for longer than a cancel does before it halts the microscope.
+    """
     key = "ops.cancelled-1"
-    agent.submit(key, LONG)
+    small = {"x_px": 0, "y_px": 0, "width_px": 64, "height_px": 64}
+    agent.submit(
+        key, {"plan": "acquire_volume", "kwargs": {"slices": 1000, "step_um": 0.1, "views": "A", "roi": small}}
+    )
     agent.submit("ops.cancelled-2", {"plan": "read_state"})
     until(lambda: agent.get(key)["progress"])
     assert agent.call(key, "cancel")["state"] in ("running", "cancelled")
