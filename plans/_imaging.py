@@ -29,6 +29,7 @@ def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]
     doc = "lock: engage the focus lock before the frames, release it after them"
     if sweeps:
         doc += "; sweep: find the focus as focus_sweep does before the frames, with their first channel, and stay there"
+    doc += " (the result's focus_um)"
     roi = create_model(
         "roi",
         __base__=Parameters,

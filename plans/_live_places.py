@@ -101,7 +101,7 @@ class LivePlaces(Visits):
 
     def result(self) -> dict[str, Any]:
         places = {place.name: {"rounds": place.visits, "ended": place.ended} for place in self.all}
-        return {**super().result(), "places": places}
+        return {**self.result_of({place.name: place.acquisition for place in self.all}), "places": places}
 
     def once(self) -> PlanBody:
         taken = False

@@ -69,7 +69,11 @@ class Visits(Acquisition):
         return {name: count for _, _, one in self._places for name, count in one.frames.items()}
 
     def result(self) -> dict[str, Any]:
-        each = {name: one.result() for name, _, one in self._places}
+        return self.result_of({name: one for name, _, one in self._places})
+
+    def result_of(self, places: Mapping[str, Acquisition]) -> dict[str, Any]:
+        """The frames, and by place what became of its focus."""
+        each = {name: one.result() for name, one in places.items()}
         found: dict[str, Any] = {"datasets": self.frames}
         for key in ("focus_um", "without_focus"):
             if told := {name: result[key] for name, result in each.items() if key in result}:
