@@ -137,19 +137,35 @@ class Record:
             if problem is not None or good != told:
                 yield f"{dataset} of its run {uid} has {good} readable frames of {told}: {problem or 'the others are lost'}"
 
-    def undelivered(self, limit_s: float) -> list[str]:
-        """Runs that the catalog doesn't have, complete and once, within ``limit_s``."""
-        deadline, why = time.monotonic() + limit_s, ""
+    def catalog(self, stall_s: float, stop_at: float) -> tuple[list[str], int]:
+        """What is wrong with the catalog, which must get every run once; and how many were on their way when the time was over.
+
+        Parameters
+        ----------
+        stall_s
+            A catalog that gets nothing for so long gets no more.
+        stop_at
+            Time is over then (`time.monotonic`).
+        """
+        most, grew = -1, time.monotonic()
         while True:
             self._read()
             try:
-                counts, why = self._delivered(), "the catalog has it"
+                counts, why = self._delivered(), ""
             except (NoAnswer, KeyError, TypeError) as error:
-                counts, why = {}, f"the catalog: {error!r}: it has it"
-            wrong = [uid for uid in self._attempts if counts.get(uid) != 1]
-            if not wrong or time.monotonic() > deadline:
-                return [f"run {uid}: {why} {counts.get(uid, 0)} times, complete" for uid in wrong]
-            time.sleep(0.5)
+                counts, why = {}, f": {error!r}"
+            now = time.monotonic()
+            if len(counts) > most:
+                most, grew = len(counts), now
+            missing = [uid for uid in self._attempts if uid not in counts]
+            found = [f"the catalog has run {uid} {count} times" for uid, count in counts.items() if count > 1]
+            if missing and now - grew > stall_s:
+                found.append(
+                    f"the catalog lacks {len(missing)} runs ({missing[0]}, …), and got none for {stall_s:g} s{why}"
+                )
+            if found or not missing or now > stop_at:
+                return found, 0 if found else len(missing)
+            time.sleep(2.0)
 
     def _delivered(self) -> dict[str, int]:
         """How many complete entries the catalog has of each run."""

@@ -114,7 +114,12 @@ def measure(
     rows = [row(case, "seconds to settled", took) for case, took in sorted(seconds.items())]
     if seconds:
         rows.append(row("all", "seconds to settled", [one for took in seconds.values() for one in took]))
-    counts = {"seed": seed, "violations": len(campaign.problems), "not struck": campaign.missed}
+    counts = {
+        "seed": seed,
+        "violations": len(campaign.problems),
+        "not struck": campaign.missed,
+        "runs on their way to the catalog": campaign.undelivered,
+    }
     return Result("kills", rows, {name: float(value) for name, value in counts.items()}, campaign.problems)
 
 
@@ -136,6 +141,8 @@ class Campaign:
         self._tell, self._seed, self._stop_at = tell, seed, stop_at
         self.seconds: dict[str, list[float]] = {}
         self.problems: list[str] = []
+        self.undelivered = 0
+        """Runs that were on their way to the catalog when the time was over."""
         self._furthest = 0
         self.missed = 0
         """Kills at which the process was not there any more, or the point was not reached."""
@@ -160,8 +167,10 @@ class Campaign:
                     self.seconds.setdefault(case, []).append(took)
                 self.missed += not struck
                 self.problems += [f"kill {number}, {case}: {text}" for text in found]
-            found = strikes.finally_wrong() if back else []
-            self._told(f"     {strikes.operations} operations at the end", found)
+            found, left = strikes.at_the_end(self._stop_at) if back else ([], 0)
+            on_their_way = f", {left} runs on their way to the catalog" if left else ""
+            self._told(f"     {strikes.operations} operations at the end{on_their_way}", found)
+            self.undelivered += left
             self.problems += found
         finally:
             strikes.close()
@@ -244,10 +253,11 @@ class Strikes:
         ended = all(one is not None and one.ended for one in operations.values())
         return struck, back and ended, took, problems
 
-    def finally_wrong(self) -> list[str]:
-        """What is wrong with any operation of this stack, and with the catalog, when all is over."""
-        found = self._record.problems(self._record.wait(self._keys, BACK_S))
-        return [*found, *(self._record.undelivered(BACK_S) if self._stack.runtime["tiled"] else [])]
+    def at_the_end(self, stop_at: float) -> tuple[list[str], int]:
+        """What is wrong with any operation of this stack, and with the catalog; how many runs it has still to get."""
+        found = list(self._record.problems(self._record.wait(self._keys, BACK_S)))
+        wrong, left = self._record.catalog(BACK_S, stop_at) if self._stack.runtime["tiled"] else ([], 0)
+        return [*found, *wrong], left
 
     def _at(self, key: str, when: str) -> bool:
         now = self._record.operations.by_key(key)
