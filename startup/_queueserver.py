@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import redis.asyncio
@@ -41,6 +42,7 @@ from bluesky_queueserver.manager.worker import ExecOption, PlanExecState, RunEng
 from ..config import Scope, load_scope
 from ..hardware import HardwareError, LatchFile
 from ..layout import SCOPE_ENV, Layout
+from ..lean import no_collection
 from ..ledger import KEEP_S, WAITING, Failure, Hold, Left, Operation, OperationError, State
 from ..plans import ParameterError, Template, templates
 from ._gate import Gate, op_key
@@ -101,6 +103,17 @@ class ScopeWorker(RunEngineWorker):
         # The parent imported the startup module without filling it: have queueserver import it anew, in this process.
         sys.modules.pop("queuescope.startup", None)
         super().run()
+
+    def _worker_startup_code(self) -> None:
+        with no_collection():
+            super()._worker_startup_code()
+
+    def _update_existing_pd_file(self, *, options: Iterable[str]) -> None:
+        """As upstream, which writes YAML: PyYAML reads that for a quarter of a second, here and in the manager."""
+        if self._update_existing_plans_devices_on_disk in options:
+            with self._existing_items_lock:
+                found = self._existing_plans, self._existing_devices
+            keep_existing_plans_and_devices(self._config_dict["existing_plans_and_devices_path"], *found)
 
     def _execute_plan(self, parameters: dict[str, Any], exec_option: ExecOption) -> None:
         if exec_option == ExecOption.NEW:
@@ -474,6 +487,31 @@ def valkey_address(scope: Scope, layout: Layout) -> dict[str, Any]:
     return {"host": host, "port": int(port or 6379), **secret}
 
 
+def existing_plans_and_devices(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The plans and devices of the environment before; nothing where no file tells of them."""
+    try:
+        found = json.loads(Path(path).read_bytes())
+        return found["existing_plans"], found["existing_devices"]
+    except FileNotFoundError:
+        return {}, {}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.warning("%s can't be read, and is written anew when an environment opens: %s", path, error)
+        return {}, {}
+
+
+def keep_existing_plans_and_devices(path: str, plans: dict[str, Any], devices: dict[str, Any]) -> None:
+    """For the manager that starts next: JSON, which is YAML too. No reason to fail where that can't be."""
+    tree = {"existing_plans": plans, "existing_devices": devices}
+    try:
+        text = json.dumps(tree, indent=1)
+        file, draft = Path(path), Path(f"{path}.new")
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(file)
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s can't be written: %s", path, error)
+
+
 def _settings() -> tuple[Scope, Layout]:
     return load_scope(os.environ[SCOPE_ENV]), Layout()
 
@@ -520,6 +558,15 @@ class ScopeManager(RunEngineManager):
         self._space = Space(self._scope, self._layout, self._templates)
         self._reported, self._reading, self._silence = asyncio.Event(), asyncio.Lock(), Silence()
         super().run()
+
+    def _update_allowed_plans_and_devices(self, restore_plans_devices: bool = False) -> None:
+        """As upstream, of our file."""
+        if restore_plans_devices:
+            plans, devices = existing_plans_and_devices(self._config_dict["existing_plans_and_devices_path"])
+            self._set_existing_plans_and_devices(
+                existing_plans=plans, existing_devices=devices, always_update_uids=True
+            )
+        super()._update_allowed_plans_and_devices()
 
     async def _start_plan(self) -> Any:
         """Start the queue, unless everything in it waits for a person."""
