@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
@@ -29,6 +28,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from .described import Described
 
 SCOPES = Path(__file__).parent / "scopes"
 ENV_PREFIX = "QUEUESCOPE_"
@@ -58,8 +59,8 @@ class ScopeError(ValueError):
     """A scope file that can't be used. The text names the entry, its value and what to write instead."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class _Part(Described):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
@@ -778,14 +779,17 @@ def scope_path(name_or_path: str | os.PathLike[str]) -> Path:
     return path.resolve()
 
 
-class _Loader(yaml.SafeLoader):
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time, where PyYAML has it
+
+
+class _Loader(_Safe):
     """YAML with 1.2's booleans: ``on`` and ``off`` are words, not true and false (a light's switch has them as keys)."""
 
 
 _BOOL = "tag:yaml.org,2002:bool"
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    for first, resolvers in _Safe.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 

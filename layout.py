@@ -10,10 +10,12 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .config import Scope
 from .formats import FORMATS, SUFFIXES, Format, frame_list
+
+if TYPE_CHECKING:  # commands that need no scope file don't wait for it
+    from .config import Scope
 
 ROLES = ("observer", "agent", "operator", "admin")
 DATA_ENV = "QUEUESCOPE_DATA"

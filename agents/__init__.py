@@ -3,10 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._catalog import CatalogNotFoundError, catalog
-
 if TYPE_CHECKING:
     from ._bar import Bar
+    from ._catalog import CatalogNotFoundError, catalog
     from ._errors import (
         KeyFileError,
         NotPairedError,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "_bar": ("Bar",),
+    "_catalog": ("CatalogNotFoundError", "catalog"),
     "_errors": (
         *("KeyFileError", "NotPairedError", "OperationCancelledError", "OperationError", "OperationFailedError"),
         *("OtherServerError", "RefusedError", "ScopeError", "ServerLostError", "StepError"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +43,8 @@ class Result:
 
 def row(case: str, metric: str, values: Sequence[float]) -> Row:
     """The row of these repetitions."""
+    import statistics  # not for the help of `queuescope bench`
+
     return Row(case, metric, statistics.median(values), min(values), max(values), len(values))
 
 

@@ -1,6 +1,7 @@
 """What a dataset is on disk, in each format: its names, its OME metadata, and where in a TIFF each frame's bytes lie.
 
-The recorder writes by it, readers and exports read by it. Importing this imports NumPy and nothing heavier.
+The recorder writes by it, readers and exports read by it. Importing this imports nothing heavy: every process and every
+command reads the names.
 """
 
 from ._facts import CameraFacts, ImageFacts, LightFacts, ObjectiveFacts

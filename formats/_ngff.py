@@ -7,8 +7,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from ._facts import CameraFacts, ImageFacts, LightFacts, ObjectiveFacts
 
 ABOUT = ("scope", "sample_id", "session_id", "position", "plan_name", "user", "op_key", "uri")
@@ -38,6 +36,8 @@ def _ome(facts: ImageFacts) -> dict[str, Any]:
         "version": "0.5",
         "multiscales": [{"name": facts.name, "axes": axes, "datasets": datasets}],
     }
+    import numpy as np  # whoever only asks for names needs none
+
     kind = np.dtype(facts.dtype)
     if "c" not in facts.axes and kind.kind in "ui":
         lowest, highest = float(np.iinfo(kind).min), float(np.iinfo(kind).max)

@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
-
-import numpy as np
+from functools import cache
+from typing import Any, BinaryIO
 
 PAGE = 4096
 """Direct writes need this alignment of address and length."""
@@ -27,17 +26,20 @@ _FIRST_IFD = 80
 _TAG = struct.Struct("<HHQQ")
 _ASCII, _SHORT, _LONG, _RATIONAL, _LONG8 = 2, 3, 4, 5, 16
 _OFFSETS, _DESCRIPTION, _PROGRAM = 273, 270, 305
-_IFD = np.dtype(
-    [
-        ("count", "<u8"),
-        ("tags", [("code", "<u2"), ("type", "<u2"), ("count", "<u8"), ("value", "<u8")], 12),
-        ("next", "<u8"),
-    ]
-)
-_IFD_BYTES = _IFD.itemsize
+_TAGS = 12
+_IFD_BYTES = 8 + _TAGS * _TAG.size + 8
 _OFFSETS_TAG = 5
 """Which of the twelve tags, in their order, says where the pixels are."""
 XML_AT = PAGE
+
+
+@cache
+def _ifd() -> Any:
+    """NumPy's type of a directory."""
+    import numpy as np  # whoever only asks for names needs none
+
+    tag = [("code", "<u2"), ("type", "<u2"), ("count", "<u8"), ("value", "<u8")]
+    return np.dtype([("count", "<u8"), ("tags", tag, _TAGS), ("next", "<u8")])
 
 
 class NotOurTiff(ValueError):
@@ -121,7 +123,9 @@ class TiffLayout:
 
     def table(self, number: int, linked: bool) -> bytes:
         """The directories of a block's frames."""
-        table = np.zeros(self.block_frames, _IFD)
+        import numpy as np
+
+        table = np.zeros(self.block_frames, _ifd())
         tags = self._tags()
         table["count"] = len(tags)
         for place, tag in enumerate(tags):

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError, XMLPullParser
 
 from ._facts import CameraFacts, ImageFacts, LightFacts, ObjectiveFacts
 
@@ -286,6 +285,8 @@ def parsed(xml: bytes) -> ImageFacts | None:
 
     The planes, of which there may be very many, are not read.
     """
+    from xml.etree.ElementTree import ParseError, XMLPullParser  # only who reads a TIFF needs it
+
     parser: Any = XMLPullParser(events=("start",))
     first: dict[str, Mapping[str, str]] = {}
     try:

@@ -9,6 +9,7 @@ Talk to it from Python: ``connect(load_scope("demo-dispim"), Layout("DIR")).stat
 """
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -48,6 +49,7 @@ def _make_keys() -> int:
 def main() -> None:
     if any(word.startswith("--make-keys") for word in sys.argv[1:]):
         sys.exit(_make_keys())
+    gc.disable()  # until it is ready
     share_heaps()
     sys.setswitchinterval(0.0005)  # a frame's writer must not keep the next exposure waiting for 5 ms
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from ..described import Described
 
 
-class DoseState(BaseModel):
+class DoseState(Described):
     """Light that a sample has had, by light: power × time on, in % × s."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sample_id: str | None
     """None: light while no sample was open or named."""

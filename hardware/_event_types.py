@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from ..described import Described
 
 EventKind = Literal["position", "label", "value", "light", "exposure", "focus", "interlock", "halt"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class _Value(Described):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class HardwareEvent(_Value):

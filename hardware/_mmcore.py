@@ -6,18 +6,31 @@ MMCore itself accepts NaN, values out of range and writes to read-only propertie
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..lean import deferring
 from ._errors import DeviceError, HardwareTimeout, ReadbackError
 
 _REFUSALS = (RuntimeError, ValueError, MemoryError, IndexError, OSError)
 """What MMCore's errors arrive as."""
+
+
+_MDA = (
+    "pymmcore_plus.core._sequencing",
+    "pymmcore_plus.mda._generator_sequence",
+    "ome_writers",
+    "unittest.mock",
+    "useq",
+)
+"""What pymmcore-plus 0.18.1 imports for its own acquisition engine, which nothing here uses: 0.16 of 0.2 s of CPU."""
 
 
 def import_mmcore() -> Any:
@@ -25,8 +38,8 @@ def import_mmcore() -> Any:
     os.environ.setdefault("PYMM_LOG_FILE", "0")
     root = logging.getLogger()
     level = root.level
-    import pymmcore_plus
-
+    with contextlib.nullcontext() if "pymmcore_plus" in sys.modules else deferring(*_MDA):
+        import pymmcore_plus
     root.setLevel(level)
     return pymmcore_plus
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from ..described import Described
 from ._errors import HaltedError, HardwareError, InterlockError
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class _Value(Described):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Latch(_Value):

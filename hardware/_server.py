@@ -22,6 +22,7 @@ from Pyro5 import protocol
 
 from ..config import Scope
 from ..layout import Layout
+from ..lean import settle
 from ._address import OBJECT, Address, address_of
 from ._clients import Clients
 from ._deadlines import URGENT
@@ -253,6 +254,7 @@ class Service:
             for daemon in self._daemons:
                 daemon.shutdown()
             raise
+        settle()  # a collection that looked through all that was imported would keep a frame waiting
         emit("ready", address=str(address_of(scope, layout)), **self._microscope.info().model_dump(mode="json"))
 
     def _between(self, microscope: Microscope, lights: tuple[LightOff, ...]) -> None:

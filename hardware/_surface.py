@@ -12,16 +12,17 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import ConfigDict, Field, FiniteFloat
 
+from ..described import Described
 from ..formats import Format
 from ._dose_state import DoseState
 from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class _Value(Described):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Verification(StrEnum):

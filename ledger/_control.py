@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
+from ..described import Described
 from ..layout import Layout
 
 
-class Control(BaseModel):
+class Control(Described):
     """Who has the microscope. While it is not ``agents``, agents' plans that move are refused and the queue is locked."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     mode: Literal["agents", "person", "maintenance"]
     by: str

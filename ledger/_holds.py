@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from ..described import Described
 
 HoldReason = Literal[
     "paused",
@@ -21,10 +23,10 @@ HoldReason = Literal[
 ]
 
 
-class Hold(BaseModel):
+class Hold(Described):
     """Something that waits."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reason: HoldReason
     since: float | None = None

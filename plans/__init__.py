@@ -44,7 +44,7 @@ from ._state import (
     shutdown_safe,
 )
 from ._temperature import temperature_burst
-from ._template import Estimate, PlanContext, Template
+from ._template import Estimate, PlanContext, Template, annotations_of
 from ._tiles import overview, tile_scan
 from ._volume import acquire_volume
 
@@ -124,6 +124,22 @@ def templates(scope: Scope, layout: Layout | None = None) -> dict[str, Template]
     AdditionError
         Where a package's entry point can't be used.
     """
+    positions = Positions(scope, layout or Layout())
+    return {name: replace(template, positions=positions) for name, template in _made(scope).items()}
+
+
+_last: tuple[Scope, Mapping[str, Template]] | None = None
+"""What was made last, and of which scope: the manager and the worker are forks of a process that has made them."""
+
+
+def _made(scope: Scope) -> Mapping[str, Template]:
+    global _last
+    if _last is None or _last[0] != scope:
+        _last = scope, _make(scope)
+    return _last[1]
+
+
+def _make(scope: Scope) -> dict[str, Template]:
     made = {template.name: template for make in _TEMPLATES if (template := make(scope)) is not None}
     for repeat in _REPEATING:
         if (template := repeat(scope, made)) is not None:
@@ -131,8 +147,7 @@ def templates(scope: Scope, layout: Layout | None = None) -> dict[str, Template]
     made |= _added(scope, made)
     if (several := protocol(scope, made)) is not None:  # of everything above
         made[several.name] = several
-    positions = Positions(scope, layout or Layout())
-    return {name: replace(template, positions=positions) for name, template in made.items()}
+    return made
 
 
 def _added(scope: Scope, made: Mapping[str, Template]) -> dict[str, Template]:
@@ -160,4 +175,6 @@ def build_plans(
 ) -> dict[str, Callable[..., Any]]:
     """The plans as queueserver's namespace wants them."""
     context = PlanContext(scope, devices, layout or Layout())
-    return {name: template.plan(context) for name, template in templates(scope, layout).items()}
+    known = templates(scope, layout)
+    described = annotations_of([template.model for template in known.values()])
+    return {name: template.plan(context, described[template.model]) for name, template in known.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import create_model
@@ -12,7 +12,7 @@ from ..devices import in_series
 from ..formats import FORMATS
 from ._acquisition import Stepped, one_run
 from ._channels import cameras_of, channels_of, frame_settings, series_of
-from ._parameters import Parameters, channel_field, choice, count, described, position_field
+from ._parameters import Parameters, channel_field, choice, count, described, once_a_scope, position_field
 from ._sweeping import MEASURE_S, SERIES, focusing_stages, sweep_field, sweep_of, sweep_slices
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
@@ -22,7 +22,8 @@ FRAME_OVERHEAD_S = 0.02
 MOST_CHANNELS = 8
 
 
-def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> dict[str, Any]:
+@once_a_scope
+def common_fields(scope: Scope, channels: int = MOST_CHANNELS) -> Mapping[str, Any]:
     """Parameters that are the same everywhere: channels, position, focus, on_focus_fail, roi, binning, format."""
     sweeps = bool(focusing_stages(scope) and scope.of_kind("camera"))
     focuses = ["none", *(["lock"] if scope.of_kind("autofocus") else []), *(["sweep"] if sweeps else [])]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import wraps
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -110,6 +111,27 @@ def described(annotation: Any, doc: str) -> Any:
     return Annotated[annotation, Field(description=doc)]
 
 
+Made = TypeVar("Made")
+
+
+def once_a_scope(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Remember what was made of the last scope: most templates of a microscope have the same parts."""
+    last: tuple[Scope | None, dict[Any, Made]] = None, {}
+
+    @wraps(make)
+    def made(scope: Scope, *given: Any, **named: Any) -> Made:
+        nonlocal last
+        if last[0] is not scope:
+            last = scope, {}
+        key = given, tuple(sorted(named.items()))
+        if key not in last[1]:
+            last[1][key] = make(scope, *given, **named)
+        return last[1][key]
+
+    return made
+
+
+@once_a_scope
 def channel_field(scope: Scope, most: int) -> Any:
     """``channels``: ``{name, exposure_ms?, power_pct?}``, each bounded by its own light and cameras, none twice."""
     exposures = [camera.exposure_ms for camera in scope.of_kind("camera").values()] or [(0.0, 0.0)]
@@ -154,6 +176,7 @@ def position_field(scope: Scope) -> Any:
     return place_field(scope, "a named position, {x_um, y_um, z_um?}, or null to stay") | None
 
 
+@once_a_scope
 def place_field(scope: Scope, doc: str) -> Any:
     """A place: by its name (in scope.yml, or marked by a person since: `Positions`), or ``{x_um, y_um, z_um?}``."""
     x, y, z = scope.sample_axes()

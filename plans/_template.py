@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bluesky_queueserver import parameter_annotation_decorator
+from pydantic.json_schema import models_json_schema
 
 from ..config import Scope
 from ..layout import Layout
@@ -79,8 +80,13 @@ class Template:
         """The validated parameters; `ParameterError` names field, value and limit of what is wrong."""
         return check_parameters(self.name, self.model, kwargs, self.positions)
 
-    def plan(self, context: PlanContext) -> Callable[..., PlanBody]:
-        """The plan as queueserver loads it: a generator function whose signature and bounds come from the model."""
+    def plan(self, context: PlanContext, described: Mapping[str, Any] | None = None) -> Callable[..., PlanBody]:
+        """The plan as queueserver loads it: a generator function whose signature and bounds come from the model.
+
+        ``described``: its `annotations_of`, where those of many templates were made at once.
+        """
+        if described is None:
+            described = annotations_of([self.model])[self.model]
 
         def plan(**kwargs: Any) -> PlanBody:
             result = yield from self.body(self.check(kwargs), context)
@@ -102,19 +108,30 @@ class Template:
             ]
         )
         return parameter_annotation_decorator(
-            {"description": self.doc.partition("\n\n")[0].replace("\n", " "), "parameters": self._annotations()}
+            {"description": self.doc.partition("\n\n")[0].replace("\n", " "), "parameters": dict(described)}
         )(plan)
 
-    def _annotations(self) -> dict[str, Any]:
-        schema = self.model.model_json_schema()
-        definitions = schema.get("$defs", {})
-        annotations: dict[str, Any] = {}
+
+def annotations_of(models: Collection[type[Parameters]]) -> dict[type[Parameters], dict[str, Any]]:
+    """Queueserver's annotations of each model's parameters.
+
+    All at once: templates repeat each other, and pydantic would describe the same models again for each.
+    """
+    schemas, tree = models_json_schema([(model, "validation") for model in models])
+    definitions = tree.get("$defs", {})
+    found: dict[type[Parameters], dict[str, Any]] = {}
+    for model in models:
+        entries = found[model] = {}
+        schema = _resolved(schemas[model, "validation"], definitions)
         for name, described in schema.get("properties", {}).items():
-            entry: dict[str, Any] = {}
+            entry = entries[name] = {}
             entry["annotation"] = _annotation(described, definitions, f"Choice_{name}", entry)
             entry["description"] = _description(described)
-            annotations[name] = entry
-        return annotations
+    return found
+
+
+def _resolved(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    return definitions[described["$ref"].rpartition("/")[2]] if "$ref" in described else described
 
 
 def _description(described: Mapping[str, Any]) -> str:
@@ -126,8 +143,7 @@ def _annotation(
     described: Mapping[str, Any], definitions: Mapping[str, Any], choices: str, entry: dict[str, Any]
 ) -> str:
     """Queueserver's type string for a JSON Schema; bounds and choices of the parameter itself go into ``entry``."""
-    if "$ref" in described:
-        described = definitions[described["$ref"].rpartition("/")[2]]
+    described = _resolved(described, definitions)
     options = described.get("anyOf") or described.get("oneOf")
     if options:
         kinds = [_annotation(option, definitions, choices, entry) for option in options]

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..config import Scope
 from ..layout import Layout, found_uri, resolve_uri
+
+if TYPE_CHECKING:  # clients have no scope file
+    from ..config import Scope
 
 RUN_UID = re.compile(r"[A-Za-z0-9-]{8,64}")
 _FREQUENT = tuple(

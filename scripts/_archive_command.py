@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..config import Scope, ScopeError, load_scope
 from ..layout import DEFAULT_SCOPE, Layout
-from ._archive import (
-    ArchiveError,
-    NothingToDoError,
-    RunResult,
-    UnknownRunError,
-    age_s,
-    alone,
-    check_root,
-    move,
-    older_than,
-)
-from ._compress import missing
-from ._terminal import Data, Json, ScopeName, fail, print_json, say, show
+from ._terminal import Data, Json, ScopeName, bars, fail, print_json, show
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from ..config import Scope
+    from ._archive import RunResult
 
 Uid = Annotated[str | None, typer.Argument(metavar="UID", help="The run.", show_default=False)]
 OlderThan = Annotated[
@@ -91,6 +83,10 @@ def _run(
     data: str | None,
     as_json: bool,
 ) -> None:
+    from ..config import ScopeError, load_scope
+    from ._archive import ArchiveError, UnknownRunError, age_s, alone, check_root, older_than
+    from ._compress import missing
+
     if (uid is None) == (age is None):
         fail("name one run, or runs by their age: UID | --older-than 30d")
     if compressed and (gone := missing()) is not None:
@@ -125,9 +121,10 @@ def _all(
     as_json: bool,
     one: bool,
 ) -> list[RunResult]:
+    from ._archive import ArchiveError, NothingToDoError, RunResult, UnknownRunError, move
+
     results = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=say, disable=as_json, transient=True) as bars:
+    with bars(hidden=as_json) as shown:
         for number, uid in enumerate(uids, start=1):
             words = "" if one else f"run {number} of {len(uids)} "
             tasks: dict[tuple[str, str], TaskID] = {}
@@ -136,8 +133,8 @@ def _all(
                 if total < 2:
                     return
                 if (name, doing) not in tasks:
-                    tasks[name, doing] = bars.add_task(f"{words}{name}: {doing}", total=total)
-                bars.update(tasks[name, doing], completed=done)
+                    tasks[name, doing] = shown.add_task(f"{words}{name}: {doing}", total=total)
+                shown.update(tasks[name, doing], completed=done)
 
             try:
                 results.append(move(scope, layout, uid, to, compressed, tell, dry_run))
@@ -151,7 +148,7 @@ def _all(
                 results.append(RunResult(uid, error=str(error)))
             finally:
                 for task in tasks.values():
-                    bars.remove_task(task)
+                    shown.remove_task(task)
             if not as_json:
                 _print(results[-1], dry_run)
     return results

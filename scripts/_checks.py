@@ -9,13 +9,16 @@ import socket
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 
-from ..config import Scope, TiledService
 from ..layout import Layout
 from ._children import StartError
 from ._reaper import GRACE_S
+
+if TYPE_CHECKING:
+    from ..config import Scope
 
 _GOING_DOWN_S = GRACE_S + 3
 """How long a killed stack may need until the last of its processes is gone."""
@@ -134,6 +137,8 @@ def ports(scope: Scope) -> Ports:
     StartError
         Names the port, the process that has it where that can be seen, and the remedy.
     """
+    from ..config import TiledService  # `holder` and `alive` are asked by commands that have no scope
+
     http = scope.services.http
     tiled = scope.services.tiled if isinstance(scope.services.tiled, TiledService) else TiledService()
     with ExitStack() as stack:  # both are held until both are known, so that they differ

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import os
@@ -14,8 +13,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import _reaper
+
+if TYPE_CHECKING:
+    import asyncio
 
 _LOG_LIMIT = 16 * 1024 * 1024
 """A log larger than this is set aside as ``NAME.log.1`` when its process starts."""
@@ -87,6 +90,8 @@ class Child:
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after `Service.stop_s`, to the process and all it started; returns when it is gone."""
+        import asyncio  # commands that only look at a stack don't wait for it
+
         if self.running:
             _signal_group(self.pid, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
@@ -108,6 +113,8 @@ async def spawn(service: Service) -> Child:
     StartError
         Where the program can't be executed.
     """
+    import asyncio
+
     if service.log.exists() and service.log.stat().st_size > _LOG_LIMIT:
         service.log.replace(service.log.with_name(service.log.name + ".1"))
     parent = os.getpid()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from ..layout import DEFAULT_SCOPE, Layout
-from ._doctor import Finding, examine, patient
 from ._terminal import Data, Json, ScopeName, print_json, say, show
+
+if TYPE_CHECKING:
+    from ._doctor import Finding
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "problem": "[bold red]✗[/]"}
 WIDTH = 15
@@ -32,6 +34,8 @@ def doctor(
     Python and packages, scope file, adapters, ports, disk, clock, sleep, private files. Changes nothing; writes 100 MB to a
     temporary file to time the disk. Ends with code 0 only where there is no problem (warnings are allowed).
     """
+    from ._doctor import examine, patient
+
     found: list[Finding] = []
     who = patient(scope, Layout(data))
     if not as_json:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..config import ScopeError, load_scope
 from ..layout import DEFAULT_SCOPE, Layout
-from ._export import ExportError, UnknownRunError, timed
-from ._export import export as export_run
-from ._export_formats import FORMATS, missing
-from ._terminal import Data, Json, ScopeName, fail, print_json, say, show
+from ._terminal import Data, Json, ScopeName, bars, fail, print_json, show
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+NAMES = ("ome-tiff", "tiff-stack", "tiff-series", "ome-zarr")
+"""Of `_export_formats.FORMATS`, which the help doesn't import."""
 
 
 def export(
     uid: Annotated[str, typer.Argument(metavar="UID", help="The run.")],
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help=" | ".join(FORMATS))],
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help=" | ".join(NAMES))],
     to: Annotated[
         str | None, typer.Option("--to", metavar="DIR", help="Where to; default: exports/ in the data directory.")
     ] = None,
@@ -33,20 +34,24 @@ def export(
     TIFFs, one a frame. ome-zarr: a copy that is whole by itself. Nothing is overwritten; a file has its name only when it is
     complete. Needs no running stack.
     """
-    if form not in FORMATS:
-        fail(f"no format {form!r}: there are {', '.join(FORMATS)}")
+    if form not in NAMES:
+        fail(f"no format {form!r}: there are {', '.join(NAMES)}")
+    from ..config import ScopeError, load_scope
+    from ._export import ExportError, UnknownRunError, timed
+    from ._export import export as export_run
+    from ._export_formats import FORMATS, missing
+
     if (gone := missing(form)) is not None:
         fail(gone)
     layout = Layout(data)
     folder = Path(to).expanduser().resolve() if to else layout.data / "exports"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=say, disable=as_json, transient=True) as bars:
+    with bars(hidden=as_json) as shown:
         tasks: dict[tuple[str, str], TaskID] = {}
 
         def tell(name: str, doing: str, done: int, total: int) -> None:
             if (name, doing) not in tasks:
-                tasks[name, doing] = bars.add_task(f"{name}: {doing}", total=total)
-            bars.update(tasks[name, doing], completed=done)
+                tasks[name, doing] = shown.add_task(f"{name}: {doing}", total=total)
+            shown.update(tasks[name, doing], completed=done)
 
         try:
             microscope = load_scope(scope)

@@ -7,16 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 
-from ..config import blanks
-from ._cfg import CfgError, read_cfg
-from ._scope_draft import Asked, Draft, draft
 from ._terminal import Json, fail, print_json, say, show
+
+if TYPE_CHECKING:
+    from ._scope_draft import Draft
 
 ASK_S = 120.0
 """Longest time for MMCore to load the adapters, in a process of its own."""
@@ -75,6 +74,12 @@ def init(
     missing here. What only a person can know, limits above all, is left as FILL_IN with a comment that says what to
     write; 'up' refuses to start before it is filled in. Touches no hardware without --load.
     """
+    import yaml
+
+    from ..config import blanks
+    from ._cfg import CfgError, read_cfg
+    from ._scope_draft import Asked, draft
+
     target = output or config.parent / "scope.yml"
     if target.exists() and not force:
         fail(f"{target} exists: choose another with -o, or overwrite it with --force")

@@ -126,8 +126,15 @@ def install(root: Path, venv: Path, extra: str) -> bool:
         say("\n".join(["", *lines[-20:], ""]))
         say(f"error: the installation failed (pip ended with {code}); everything it said: {log_path}")
         return False
+    compile_ours(root, python)
     say(f"installed in {time.monotonic() - began:.0f} s")
     return True
+
+
+def compile_ours(root: Path, python: str) -> None:
+    """As pip has compiled the packages: else the first start of each process would, several of them the same files at once."""
+    ours = [*root.glob("*.py"), *(path.parent for path in root.glob("*/__init__.py"))]
+    subprocess.run([python, "-m", "compileall", "-q", *map(str, sorted(ours))], capture_output=True)
 
 
 def run(command: list[str], root: Path, log: IO[str]) -> int:

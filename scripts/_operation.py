@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..layout import Layout
+from ..lean import without
 from ._rest import Rest
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def new_key() -> str:
 
 def connect(layout: Layout) -> Scope:
     """The microscope of this data directory, as an operator."""
-    from ..agents import Scope
+    with without("httpx._main"):  # its own command: rich's highlighting and click
+        from ..agents import Scope
 
     return Scope.connect(data=layout.data, role="operator")
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.pretty import Pretty
 
 from ..layout import Layout
 from ._rest import Rest, RestError
@@ -78,6 +77,8 @@ def approvals(data: Data = None, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
+    from rich.pretty import Pretty
+
     for one in found:
         minutes = (time.time() - (one["hold"]["since"] or time.time())) / 60
         sample = f", sample {one['sample_id']}" if one["sample_id"] else ""

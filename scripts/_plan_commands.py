@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.pretty import Pretty
 
 from ..layout import Layout
-from ..ledger import Ledger, Operations, read_control
 from . import _operation
 from ._rest import Rest, RestError
 from ._terminal import Data, Json, fail, print_json, running, say, show
@@ -120,6 +118,8 @@ def run(
     if check:
         _check(rest, plan, kwargs, as_json)
         return
+    from ..ledger import read_control
+
     began = time.monotonic()
     lock_key = layout.key("control") if read_control(layout).mode != "agents" else None
     operation = submit_and_follow(layout, plan, kwargs, key or _operation.new_key(), lock_key)
@@ -134,7 +134,7 @@ def run(
         for found in runs:
             print_run(found)
         if operation.result is not None:
-            show.print("[bold]result[/]", Pretty(operation.result), soft_wrap=False)
+            _print_result(operation.result)
     if operation.state != "succeeded":
         words = operation.error.detail if operation.error else ""
         fail(f"{plan} {operation.state}: {words}".rstrip(": "), 130 if operation.state == "cancelled" else 1)
@@ -200,6 +200,8 @@ def show_run(
     """Show a run: how it ended, its files, their shapes and the frames written."""
     layout = Layout(data)
     rest = Rest.of(layout, running(layout))
+    from ..ledger import Ledger, Operations
+
     try:
         known = Operations(Ledger(layout.ledger_db)).by_key(uid_or_key) is not None
         operation = rest.get(f"/api/ops/{uid_or_key}") if known else None
@@ -219,7 +221,13 @@ def show_run(
     for found in runs:
         print_run(found)
     if operation is not None and operation["result"] is not None:
-        show.print("[bold]result[/]", Pretty(operation["result"]), soft_wrap=False)
+        _print_result(operation["result"])
+
+
+def _print_result(result: Any) -> None:
+    from rich.pretty import Pretty
+
+    show.print("[bold]result[/]", Pretty(result), soft_wrap=False)
 
 
 def print_run(found: dict[str, Any]) -> None:

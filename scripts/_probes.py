@@ -6,13 +6,12 @@ import http.client
 import json
 import socket
 import urllib.parse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import zmq
-
-from ..config import Scope
-from ..hardware import HardwareError, pinger
 from ..layout import Layout
+
+if TYPE_CHECKING:
+    from ..config import Scope
 
 
 class NoAnswer(Exception):
@@ -80,12 +79,14 @@ class HardwareAnswers:
     """The hardware process answers a call that touches no adapter."""
 
     def __init__(self, scope: Scope, layout: Layout) -> None:
-        self._ping = pinger(scope, layout)
+        from ..hardware import HardwareError, pinger  # not for commands: they ask the REST server
+
+        self._ping, self._error = pinger(scope, layout), HardwareError
 
     def __call__(self) -> None:
         try:
             self._ping(1.0)
-        except HardwareError as error:
+        except self._error as error:
             raise NoAnswer(str(error)) from None
 
 
@@ -112,6 +113,8 @@ class QueueServer:
         NoAnswer
             Where none came in time; `Refused` where the answer is ``success: false``.
         """
+        import zmq  # few commands ask queueserver themselves
+
         opened: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         with opened as connection:
             connection.setsockopt(zmq.LINGER, 0)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import ScopeError, load_scope
 from ..layout import DEFAULT_SCOPE, Layout
 from ._rest import Rest, RestError
 from ._terminal import Data, Json, ScopeName, fail, print_json, running, say, show, tell_queue_problems
@@ -56,6 +55,7 @@ def _over_rest(layout: Layout, reason: str) -> dict[str, Any]:
 
 
 def _directly(layout: Layout, scope: str, reason: str) -> dict[str, Any]:
+    from ..config import ScopeError, load_scope
     from ..hardware import halt_hardware
 
     try:

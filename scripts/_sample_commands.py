@@ -9,15 +9,16 @@ from __future__ import annotations
 import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import ScopeError, load_scope
-from ..hardware import ConnectedHardware, DoseState, HardwareError, connect
 from ..layout import DEFAULT_SCOPE, Layout
 from ._rest import Rest, RestError
 from ._terminal import Data, Json, ScopeName, fail, print_json, show
+
+if TYPE_CHECKING:
+    from ..hardware import ConnectedHardware
 
 FACTS = ("strain", "stain", "mount", "medium", "refractive_index")
 
@@ -32,6 +33,9 @@ def _stack(layout: Layout) -> Rest | None:
 
 @contextmanager
 def _hardware(scope: str, layout: Layout) -> Iterator[ConnectedHardware]:
+    from ..config import ScopeError, load_scope
+    from ..hardware import HardwareError, connect
+
     try:
         settings = load_scope(scope)
         if settings.micromanager.process == "worker":
@@ -147,6 +151,8 @@ def _open_sample(rest: Rest) -> str:
 
 def _as_dose(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer of the REST server in the hardware's form, with the facts."""
+    from ..hardware import DoseState
+
     state = DoseState(
         sample_id=answer["id"],
         open=answer["open"],

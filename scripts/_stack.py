@@ -11,6 +11,7 @@ from typing import Any
 from ..config import Scope
 from ..hardware import LatchFile
 from ..layout import DATA_ENV, SCOPE_ENV, Layout
+from ..lean import NO_PLUGINS
 from . import _probes, _valkey
 from ._checks import Ports
 from ._children import Service, StartError, last_error
@@ -46,6 +47,7 @@ def parts(scope: Scope, layout: Layout, ports: Ports, catalog: bool = True) -> l
         SCOPE_ENV: str(scope.path),
         DATA_ENV: str(layout.data),
         "PYTHONUNBUFFERED": "1",
+        **dict([NO_PLUGINS]),
         **ports.environ(),
     }
     if not catalog:

@@ -17,7 +17,9 @@ from ._children import Child, Reaper, Service, StartError, back_off, spawn
 from ._probes import NoAnswer
 
 PROBE_INTERVAL_S = 0.03
-"""Between two questions to a service that does not answer yet."""
+"""Between two questions to a service that does not answer yet: at least this, else a fiftieth of how long that has lasted. Every
+question takes from the CPU that the service starts with."""
+LONGEST_PROBE_INTERVAL_S = 0.2
 BEAT_S = 1.0
 FROZEN_S = 5.0
 """A process that has not answered for so long is frozen (SIGSTOP, a native library that keeps the interpreter): it is killed.
@@ -222,7 +224,7 @@ class Supervisor:
 
     async def _ready(self, part: Part) -> None:
         """Wait until the part answers; its own process, and those it depends on, must stay alive meanwhile."""
-        deadline = time.monotonic() + part.deadline_s
+        began = time.monotonic()
         acted = part.act is None
         while True:
             try:
@@ -238,11 +240,12 @@ class Supervisor:
                 child = self.children.get(name)
                 if child is not None and not child.running:
                     raise StartError(f"{name} did not start: {child.last_words()}")
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > part.deadline_s:
                 child = self.children.get(part.name)
                 words = f"; its last words: {child.last_words()}" if child else ""
                 raise StartError(f"{part.name} was not ready within {part.deadline_s:g} s: {answer}{words}")
-            await asyncio.sleep(PROBE_INTERVAL_S)
+            await asyncio.sleep(min(max(PROBE_INTERVAL_S, waited / 50), LONGEST_PROBE_INTERVAL_S))
 
     # ------------------------------------------------------------------ stay
 

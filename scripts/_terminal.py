@@ -1,15 +1,21 @@
-"""What every command shares: where it prints, how it fails, which data directory it means."""
+"""What every command shares: where it prints, how it fails, which data directory it means.
+
+This and the modules of commands import what says which commands there are; what a command works with is imported when it runs.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from ..layout import DATA_ENV, DEFAULT_DATA, SCOPE_ENV, Layout
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 say = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Progress and errors, for people: standard error, so that standard output holds facts only."""
@@ -50,6 +56,14 @@ def tell_queue_problems(answer: dict[str, Any]) -> None:
     """What a call of the microscope's people could not do with the queue."""
     for problem in answer["problems"]:
         say.print(f"the queue: {problem}", markup=False)
+
+
+def bars(hidden: bool) -> Progress:
+    """Progress bars with a description, so many of so many and the time; they are gone when it is done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=say, disable=hidden, transient=True)
 
 
 def print_json(tree: Any) -> None:

@@ -9,16 +9,17 @@ import signal
 import time
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from ..config import Scope
 from ..layout import Layout
 from . import _checks
 from ._children import StartError, last_error
-from ._supervise import supervise
-from ._supervisor import Listener
+
+if TYPE_CHECKING:
+    from ..config import Scope
+    from ._supervisor import Listener
 
 STOP_S = 120.0
 """Longest orderly stop; then the supervisor is killed and its reaper ends the rest."""
@@ -99,6 +100,8 @@ def _detached(scope: Scope, layout: Layout, log: Path, events: int, wait_catalog
             os.write(1, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n".encode())
             with contextlib.suppress(BrokenPipeError):  # whoever started us has heard enough
                 os.write(events, line.encode() + b"\n")
+
+        from ._supervise import supervise  # in the fork: whoever waits, or stops a stack, needs none of it
 
         code = supervise(scope, layout, tell, wait_catalog, catalog)
     except BaseException:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..config import Scope, ScopeError, load_scope
 from ..layout import DEFAULT_SCOPE, Layout
-from ._terminal import Data, Json, ScopeName, fail, print_json, say, show
-from ._verify import RunCheck, UnknownRunError, run_uids
-from ._verify import verify as verify_run
+from ._terminal import Data, Json, ScopeName, bars, fail, print_json, show
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ..config import Scope
+    from ._verify import RunCheck
 
 
 def verify(
@@ -27,6 +29,9 @@ def verify(
     Names each frame that is missing or different, and ends with code 0 only where there is none. Needs no running stack, and
     changes nothing; of a run that still grows the frames that count are checked.
     """
+    from ..config import ScopeError, load_scope
+    from ._verify import UnknownRunError, run_uids
+
     if (uid is None) != every:
         fail("name one run, or --all: queuescope verify UID|--all")
     layout = Layout(data)
@@ -36,19 +41,11 @@ def verify(
         fail(str(error))
     uids = run_uids(layout) if uid is None else [uid]
     checks = []
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=say,
-        disable=as_json,
-        transient=True,
-    ) as bars:
+    with bars(hidden=as_json) as shown:
         for number, one in enumerate(uids, start=1):
             words = f"run {number} of {len(uids)}" if every else one
             try:
-                checks.append(_checked(microscope, layout, one, bars, words))
+                checks.append(_checked(microscope, layout, one, shown, words))
             except UnknownRunError as error:
                 if not every:
                     fail(str(error))  # with --all: begun and not yet written
@@ -64,19 +61,21 @@ def verify(
     raise typer.Exit(0 if ok else 1)
 
 
-def _checked(scope: Scope, layout: Layout, uid: str, bars: Progress, words: str) -> RunCheck:
+def _checked(scope: Scope, layout: Layout, uid: str, shown: Progress, words: str) -> RunCheck:
+    from ._verify import verify as verify_run
+
     tasks: dict[str, TaskID] = {}
 
     def tell(name: str, done: int, total: int) -> None:
         if name not in tasks:
-            tasks[name] = bars.add_task(f"{words} {name}", total=total)
-        bars.update(tasks[name], completed=done)
+            tasks[name] = shown.add_task(f"{words} {name}", total=total)
+        shown.update(tasks[name], completed=done)
 
     try:
         return verify_run(scope, layout, uid, tell)
     finally:
         for task in tasks.values():
-            bars.remove_task(task)
+            shown.remove_task(task)
 
 
 def _print(check: RunCheck) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import time
-from typing import Annotated, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..config import Scope, ScopeError, load_scope
 from ..layout import DEFAULT_SCOPE, Layout
+from ..lean import NO_PLUGINS
 from ._terminal import Data, Json, ScopeName, fail, print_json, running, say, show
+
+if TYPE_CHECKING:
+    from ..config import Scope
 
 app = typer.Typer(
     name="queuescope",
@@ -32,6 +37,8 @@ app = typer.Typer(
 
 def settings(scope: str, data: str | None, http_port: int | None = None) -> tuple[Scope, Layout]:
     """The scope and the data directory; fails with a sentence where the scope file can't be used."""
+    from ..config import ScopeError, load_scope  # most commands ask the running stack instead
+
     if http_port is not None:
         os.environ["QUEUESCOPE_SERVICES__HTTP__PORT"] = str(http_port)
     try:
@@ -245,44 +252,51 @@ def ready(data: Data = None, as_json: Json = False) -> None:
     raise typer.Exit(0 if is_ready else 1)
 
 
+HERE = ("up", "down", "status", "ready")
+"""The commands of this module."""
+ELSEWHERE = {
+    "_plan_commands": ("plans", "run", "show"),
+    "_op_commands": ("ops", "cancel"),
+    "_client_commands": ("keygen", "pair"),
+    "_safety_commands": ("halt", "rearm", "control"),
+    "_people_commands": ("release", "reclaim", "approvals", "approve"),
+    "_sample_commands": ("sample", "dose", "confirm"),
+    "_demo_command": ("demo",),
+    "_init_command": ("init",),
+    "_doctor_command": ("doctor",),
+    "_bench_commands": ("bench",),
+    "_verify_command": ("verify",),
+    "_export_command": ("export",),
+    "_archive_command": ("archive", "compress"),
+}
+"""Those of each other module, in the order of the help."""
+
+
 @functools.cache
 def complete_app() -> typer.Typer:
     """The command with all its parts."""
-    from . import (
-        _archive_command,
-        _bench_commands,
-        _client_commands,
-        _demo_command,
-        _doctor_command,
-        _export_command,
-        _init_command,
-        _op_commands,
-        _people_commands,
-        _plan_commands,
-        _safety_commands,
-        _sample_commands,
-        _verify_command,
-    )
-
-    for commands in (
-        _plan_commands,
-        _op_commands,
-        _client_commands,
-        _safety_commands,
-        _people_commands,
-        _sample_commands,
-        _demo_command,
-        _init_command,
-        _doctor_command,
-        _bench_commands,
-        _verify_command,
-        _export_command,
-        _archive_command,
-    ):
-        commands.add_to(app)
+    for module in ELSEWHERE:
+        _add(module)
     return app
+
+
+def _add(module: str) -> None:
+    import_module(f".{module}", __package__).add_to(app)
+
+
+def app_for(words: list[str]) -> typer.Typer:
+    """The command with the part that ``words`` ask for; complete where they ask for help, or for nothing that there is."""
+    name = words[0] if words else ""
+    if name in HERE:
+        return app
+    for module, names in ELSEWHERE.items():
+        if name in names:
+            _add(module)
+            return app
+    return complete_app()
 
 
 def main() -> None:
     """The command as installed."""
-    complete_app()()
+    os.environ.setdefault(*NO_PLUGINS)
+    app_for(sys.argv[1:])()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Scope, ScopeError
 from ..layout import Layout, process_arguments
+from ..lean import deferring, no_collection, without
 
 if TYPE_CHECKING:
     from ._guard import Guard
@@ -55,7 +56,7 @@ def listen(scope: Scope) -> socket.socket:
 
 def application(scope: Scope, layout: Layout) -> Guard:
     """bluesky-httpserver's application behind our guard. Writes its configuration and the key database first."""
-    with _WithoutPandas():
+    with _WithoutPandas(), without("httpx._main"), deferring("mako.exceptions", "mako.template"):
         from bluesky_httpserver.app import build_app
         from bluesky_httpserver.config import construct_build_app_kwargs, parse_configs
         from bluesky_httpserver.settings import get_settings
@@ -170,7 +171,8 @@ def main() -> int:
         scope, layout = process_arguments("The HTTP process: bluesky-httpserver with queuescope's routes and roles.")
         layout.create()
         listener = listen(scope)
-        app = application(scope, layout)
+        with no_collection():
+            app = application(scope, layout)
     except (ScopeError, OSError) as error:
         print(f"queuescope.server: {error}", file=sys.stderr)
         return 1

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from ..described import Described
 from ..ledger import Approval, Approvals, Hold, Ledger, waits_for_approval
 from ._context import Context
 from ._control import LOCK_KEY
@@ -16,10 +17,10 @@ from ._problems import Problem
 from ._queue import QueueUnreachable, ask
 
 
-class Waiting(BaseModel):
+class Waiting(Described):
     """A queue item that doesn't start until a person approves it."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     item_uid: str
     body: str
@@ -33,10 +34,10 @@ class Waiting(BaseModel):
     hold: Hold
 
 
-class Decision(BaseModel):
+class Decision(Described):
     """What a person decided."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     item_uid: str
     approved: bool

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import ConfigDict, JsonValue
 
+from ..described import Described
 from ..ledger import Decision, Decisions, Ledger, OperationError, WrongAnswerError
 from ._problems import Problem
 
@@ -18,8 +19,8 @@ MAX_ANSWER = 64 * 1024
 """Bytes of an answer."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Part(Described):
+    model_config = ConfigDict(extra="forbid")
 
 
 class Answer(_Part):

@@ -7,8 +7,9 @@ import contextlib
 import re
 
 from fastapi import APIRouter, Request, WebSocket, WebSocketDisconnect
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from ..described import Described
 from ._decision_routes import router
 from ._guard import CALLER
 from ._op_routes import operating
@@ -23,10 +24,10 @@ UNREADABLE = 1007
 """Close code for a query that isn't one."""
 
 
-class Ticket(BaseModel):
+class Ticket(Described):
     """Opens one WebSocket, once: `/api/ops/ws?ticket=…`."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     ticket: str
     expires_at: float

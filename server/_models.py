@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from ..described import Described
 from ..hardware import CameraState, FocusState, LightState, SafetyState
 from ..ledger import Control, Hold
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Answer(Described):
+    model_config = ConfigDict(extra="forbid")
 
 
-class ProblemBody(BaseModel):
+class ProblemBody(Described):
     """An RFC 9457 problem; ``docs/reference/rest.md`` lists the codes."""
 
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow")
 
     type: str
     title: str

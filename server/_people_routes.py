@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ..described import Described
 from ..hardware import DoseState, HardwareInfo
 from ._approving import Decision, Waiting, decide, waiting
 from ._by_hand import by_hand, number_by_hand
@@ -22,8 +23,8 @@ Person = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Asked(Described):
+    model_config = ConfigDict(extra="forbid")
 
 
 class Release(_Asked):

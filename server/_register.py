@@ -12,10 +12,11 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from .. import __version__
 from ..config import Scope
+from ..described import Described
 from ..formats import MIMETYPES, array_uri, format_of
 from ..layout import Layout, named_place, resolve_uri, shared_folders
 from ..reading import RUN_UID, RunLog, RunLogError, UnknownRunError, Volume, VolumeError, open_volume
@@ -30,10 +31,10 @@ RunUid = Annotated[str, Field(pattern=RUN_UID.pattern)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Lineage(BaseModel):
+class Lineage(Described):
     """Where the file comes from."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     parents: list[RunUid] = Field(default_factory=list, max_length=1000)
     """Runs that it was made from; each must be known here."""
@@ -42,8 +43,8 @@ class Lineage(BaseModel):
     note: Text | None = None
 
 
-class Register(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class Register(Described):
+    model_config = ConfigDict(extra="forbid")
 
     uri: Annotated[str, Field(max_length=1000)]
     """``data://ROOT/relative`` of an OME-Zarr 0.5 or a TIFF inside a storage root. It never changes."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import ConfigDict, Field, FiniteFloat
 
+from ..described import Described
 from ..hardware import DoseState
 from ..ledger import Ledger, SampleRecord, Samples
 from ._by_hand import by_hand
@@ -18,10 +19,10 @@ from ._problems import Problem
 Text = Annotated[str, Field(max_length=500)]
 
 
-class SampleFacts(BaseModel):
+class SampleFacts(Described):
     """What a person says of a sample; null: not said."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     strain: Text | None = None
     stain: Text | None = None

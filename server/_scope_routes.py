@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ..described import Described
 from ..hardware import (
     HaltedError,
     HaltOutcome,
@@ -44,8 +45,8 @@ __all__ = ["router"]
 _background: set[asyncio.Task[None]] = set()
 
 
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class _Asked(Described):
+    model_config = ConfigDict(extra="forbid")
 
 
 class Halt(_Asked):

@@ -7,11 +7,12 @@ that ``QUEUESCOPE_SCOPE`` names and the data directory ``QUEUESCOPE_DATA``. Else
 
 from __future__ import annotations
 
-from bluesky_queueserver import is_re_worker_active
+import sys
 
-if is_re_worker_active():
+_queueserver = sys.modules.get("bluesky_queueserver")  # where nobody has imported it there is no RE worker
+if _queueserver is not None and _queueserver.is_re_worker_active():
     from ._namespace import namespace
 
     globals().update(namespace())
     del namespace
-del is_re_worker_active
+del _queueserver, sys

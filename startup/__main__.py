@@ -15,19 +15,17 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import yaml
-from bluesky_queueserver.manager.logging_setup import setup_loggers
-from bluesky_queueserver.manager.output_streaming import PublishZMQStreamOutput, setup_console_output_redirection
-from bluesky_queueserver.manager.start_manager import AtTerm
 
 from ..config import Scope
-from ..devices import AdditionError
 from ..layout import Layout, process_arguments
-from ..plans import Template, templates
-from ._checking import Checker
-from ._queueserver import ScopeWatchdog, die_with_parent, wait_for_valkey
+from ..lean import no_collection
+from ._lean import lean
+
+if TYPE_CHECKING:
+    from ..plans import Template
 
 LOG_LEVEL = logging.INFO
 
@@ -116,10 +114,23 @@ def main() -> None:
     layout.create()
     lock = alone(layout)
     multiprocessing.set_start_method("fork")  # the worker inherits the imports, and with them its quick start
-    try:
-        known = templates(scope)
-    except AdditionError as error:  # manager and worker would fail one after the other, again and again
-        sys.exit(f"queuescope.startup: {error}")
+    with no_collection():
+        with lean():
+            from bluesky_queueserver.manager.logging_setup import setup_loggers
+            from bluesky_queueserver.manager.output_streaming import (
+                PublishZMQStreamOutput,
+                setup_console_output_redirection,
+            )
+            from bluesky_queueserver.manager.start_manager import AtTerm
+
+            from ..devices import AdditionError
+            from ..plans import templates
+            from ._checking import Checker
+            from ._queueserver import ScopeWatchdog, die_with_parent, wait_for_valkey
+        try:
+            known = templates(scope)
+        except AdditionError as error:  # manager and worker would fail one after the other, again and again
+            sys.exit(f"queuescope.startup: {error}")
     checker = Checker(scope, layout, known, die_with_parent)
     checker.start()
     wait_for_valkey()

@@ -272,7 +272,7 @@ def _is_tiled_s_fault(error: Exception) -> bool:
 
 
 class TiledNotThere(Exception):
-    """Nobody has said yet where Tiled listens."""
+    """Nobody has said yet where Tiled listens, or nobody listens there."""
 
 
 def _distinct(catalog: Any, key: str) -> set[str]:

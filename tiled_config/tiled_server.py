@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..layout import process_arguments
-from ._lean import leave_out_sparse
+from ..lean import no_collection
+from ._lean import lean
 from ._prepare import prepare
 
 
@@ -22,28 +24,36 @@ def main() -> None:
     for name in [name for name in os.environ if name.startswith("TILED_")]:
         del os.environ[name]
     os.umask(0o077)
-    leave_out_sparse()
-    try:
-        path = prepare(scope, layout)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"Tiled can't start: {error}")
-
+    with no_collection():
+        with lean():
+            try:
+                path = prepare(scope, layout)
+            except (OSError, ValueError, RuntimeError) as error:
+                sys.exit(f"Tiled can't start: {error}")
+            app, options = _application(path)
+        _remember_keys()
     import uvicorn
+
+    uvicorn.run(app, **options)
+
+
+def _application(path: Path) -> tuple[Any, dict[str, Any]]:
+    """What ``tiled serve config`` serves, and uvicorn's options."""
     from tiled.config import Authentication, parse_configs
     from tiled.server.app import build_app_from_config
 
-    from . import _readings, _search
+    from . import _graph, _readings, _search
 
     config = parse_configs(path)
     # Where a login provider is listed, Tiled's Python client asks for a second, short-lived key before it subscribes to
     # live data, and our readers can't make keys. Without one there are no login and key routes at all, and it uses its own.
     config.authentication = Authentication(allow_anonymous_access=False)
+    _graph.register()
     app = build_app_from_config(config)
     app.state.authenticated = True  # look keys up in the database
-    _remember_keys()
     _readings.register()
     _search.register()
-    uvicorn.run(app, **config.uvicorn)
+    return app, config.uvicorn
 
 
 def _remember_keys() -> None:

@@ -26,6 +26,7 @@ from .._liveness import LOOK_S, Silence, darken
 from .._outcomes import text_of
 from .._refused import Refused, parameters_refused
 from .._space import Space
+from ._existing import existing_plans_and_devices
 from ._process import ENDING, die_with_parent
 from ._queue import KeyedPlanQueue
 from ._store import settings
@@ -82,6 +83,15 @@ class ScopeManager(RunEngineManager):
         self._space = Space(self._scope, self._layout, self._templates)
         self._reported, self._reading, self._silence = asyncio.Event(), asyncio.Lock(), Silence()
         super().run()
+
+    def _update_allowed_plans_and_devices(self, restore_plans_devices: bool = False) -> None:
+        """As upstream, of our file."""
+        if restore_plans_devices:
+            plans, devices = existing_plans_and_devices(self._config_dict["existing_plans_and_devices_path"])
+            self._set_existing_plans_and_devices(
+                existing_plans=plans, existing_devices=devices, always_update_uids=True
+            )
+        super()._update_allowed_plans_and_devices()
 
     async def _start_plan(self) -> Any:
         """Start the queue, unless everything in it waits for a person."""

@@ -6,19 +6,21 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bluesky.utils import RunEngineInterrupted
 from bluesky_queueserver.manager.worker import ExecOption, PlanExecState, RunEngineWorker
 
 from ...hardware import HardwareError
+from ...lean import no_collection
 from ...ledger import Failure, Left, State
 from .._gate import op_key
 from .._liveness import SILENT_S, LoopBeat
 from .._namespace import current_session, session_or_none
 from .._outcomes import cause_of, failure_of, jsonable
 from .._telling import Progress, output
+from ._existing import keep_existing_plans_and_devices
 from ._process import ENDING, die_with_parent
 
 logger = logging.getLogger("queuescope.startup")
@@ -56,6 +58,17 @@ class ScopeWorker(RunEngineWorker):
         # The parent imported the startup module without filling it: have queueserver import it anew, in this process.
         sys.modules.pop("queuescope.startup", None)
         super().run()
+
+    def _worker_startup_code(self) -> None:
+        with no_collection():
+            super()._worker_startup_code()
+
+    def _update_existing_pd_file(self, *, options: Iterable[str]) -> None:
+        """As upstream, which writes YAML."""
+        if self._update_existing_plans_devices_on_disk in options:
+            with self._existing_items_lock:
+                found = self._existing_plans, self._existing_devices
+            keep_existing_plans_and_devices(self._config_dict["existing_plans_and_devices_path"], *found)
 
     def _execute_plan(self, parameters: dict[str, Any], exec_option: ExecOption) -> None:
         if exec_option == ExecOption.NEW:

@@ -24,17 +24,6 @@ FOLDERS = (
     "startup",
     "tiled_config",
 )
-LIGHT = (
-    "queuescope",
-    "queuescope.config",
-    "queuescope.formats",
-    "queuescope.layout",
-    "queuescope.hardware",
-    "queuescope.reading",
-    "queuescope.agents",
-    "queuescope.scripts",
-)
-HEAVY = {"pymmcore", "pymmcore_plus", "Pyro5", "bluesky", "ophyd", "tiled", "fastapi", "databroker", "pandas"}
 
 
 def package_files() -> set[str]:
@@ -73,21 +62,6 @@ def test_the_wheel_holds_the_tree(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert inside == package_files()
-
-
-@pytest.mark.parametrize("module", LIGHT)
-def test_light_modules_stay_light(module: str) -> None:
-    """R0.10 importing the interface imports neither MMCore nor an RPC library, nor Bluesky, nor Tiled."""
-    code = f"import sys, {module}; print(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert not HEAVY & set(loaded)
-
-
-def test_a_command_starts_light() -> None:
-    """R0.10: every use of `queuescope` waits for what this imports."""
-    code = "import sys; from queuescope.scripts.cli import complete_app; complete_app(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert not (HEAVY | {"PIL", "tifffile", "zarr"}) & {name.partition(".")[0] for name in loaded}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -216,7 +216,7 @@ def test_what_the_process_does_not_need_is_not_imported(data_folder: Callable[[s
     modules = set(json.loads(listed.stdout.splitlines()[-1]))
     for name in ("queuescope.devices", "queuescope.plans", "queuescope.startup", "pymmcore_plus", "pymmcore", "tiled"):
         assert name not in modules
-    for heavy in ("pandas", "bluesky", "ophyd", "zarr", "Pyro5", "matplotlib"):
+    for heavy in ("pandas", "bluesky", "ophyd", "zarr", "Pyro5", "matplotlib", "httpx._main"):
         assert heavy not in modules
 
 

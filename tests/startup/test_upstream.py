@@ -73,6 +73,8 @@ PINNED: dict[Callable[..., Any], str] = {
     PlanQueueOperations._set_running_item_info: "0eb1cf460cdaff10",
     PlanQueueOperations._process_next_item: "db78a7e900fff4e3",
     PlanQueueOperations._set_next_item_as_running: "358de58e0bc78079",
+    RunEngineWorker._update_existing_pd_file: "de8ee5245e191de4",
+    RunEngineManager._update_allowed_plans_and_devices: "80df5987f51b5e78",
     start_manager: "ad1b38ec3a0fa550",
 }
 
