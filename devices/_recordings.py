@@ -182,10 +182,18 @@ class AssetStream:
         )
         self.told = 0
         """Frames that emitted documents speak of."""
-        self._offered = 0
+        self.taken = 0
+        """Frames that were exposed one by one, be they on disk or not yet."""
+        self._offered = self._seen = self._past = 0
+
+    @property
+    def in_hand(self) -> bool:
+        """A frame was exposed, and the plan isn't past it: after a pause it is asked for again."""
+        return self.taken > self._past
 
     def documents(self, frames: int) -> Iterator[tuple[str, Any]]:
         """The documents that tell of all frames up to ``frames``; nothing where nothing is new."""
+        self._seen = self.taken
         if frames <= self.told:
             return
         if self.told == 0:
@@ -194,7 +202,7 @@ class AssetStream:
         yield "stream_datum", dict(self._datum(indices={"start": self.told, "stop": frames}, validate=False))
 
     def commit(self) -> None:
-        self.told = max(self.told, self._offered)
+        self.told, self._past = max(self.told, self._offered), max(self._past, self._seen)
 
 
 def frame_key(dataset: DatasetState, label: str) -> dict[str, Any]:

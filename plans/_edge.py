@@ -12,7 +12,7 @@ from pydantic import create_model, model_validator
 
 from ..config import Scope
 from ..ledger import BY_DEFAULT, Question
-from ._acquisition import Stepped, go_to, run_of
+from ._acquisition import go_to, run_of
 from ._channels import cameras_of
 from ._decision import DecisionRecord, decide, tell
 from ._ending import ending
@@ -20,6 +20,7 @@ from ._imaging import camera_choices, common_fields, example_channel, imaging_es
 from ._movement import device_of, move_s
 from ._parameters import Parameters, choice, count, number
 from ._reading import value
+from ._stepped import Stepped
 from ._sweeping import sweep_of
 from ._template import Estimate, PlanBody, PlanContext, Template
 

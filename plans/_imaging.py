@@ -10,9 +10,10 @@ from pydantic import create_model
 from ..config import Scope
 from ..devices import in_series
 from ..formats import FORMATS
-from ._acquisition import Stepped, one_run
+from ._acquisition import one_run
 from ._channels import cameras_of, channels_of, frame_settings, series_of
 from ._parameters import Parameters, channel_field, choice, count, described, position_field
+from ._stepped import InARow
 from ._sweeping import MEASURE_S, SERIES, focusing_stages, sweep_field, sweep_of, sweep_slices
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
 
@@ -110,7 +111,7 @@ def imaging_estimate(
     return Estimate(seconds=seconds, frames=counts, dose=dose)
 
 
-class Snap(Stepped):
+class Snap(InARow):
     def points(self) -> PlanBody:
         yield from ()
         return [{} for _ in range(self.parameters.n)]

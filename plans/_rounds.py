@@ -12,6 +12,7 @@ from pydantic import create_model
 from ..config import Scope
 from ._acquisition import run_of
 from ._doing import do_field
+from ._messages import checkpoint, read_together
 from ._parameters import Parameters, choice, count, number
 from ._space import wait_for_space
 from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
@@ -115,10 +116,8 @@ def in_time(
             began = clock()
             taken = yield from once()
             record.tell(number_, due - first, began - first, "taken" if taken else "no frames")
-        yield from bps.checkpoint()
-        yield from bps.create("rounds")
-        yield from bps.read(record)
-        yield from bps.save()
+        yield from checkpoint()
+        yield from read_together(record, stream="rounds")
 
 
 def all_rounds(one: Estimate, rounds: int, interval_s: float) -> Estimate:
@@ -158,6 +157,7 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
         frames written, and how many rounds were late and left out.
         """
         acquisition = do.acquire(parameters.do, context, rounds=parameters.rounds)
+        acquisition.back_to_back = parameters.interval_s == 0
         frames = do.estimate(parameters.do, scope).frames
         record = RoundRecord()
 

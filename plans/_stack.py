@@ -10,13 +10,14 @@ from pydantic import create_model, model_validator
 from ..config import Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView
-from ._acquisition import Acquisition, Flown, Stepped, one_run
+from ._acquisition import Acquisition, Flown, one_run
 from ._channels import cameras_of, channels_of, frame_settings
 from ._ending import ending
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate, sweep_estimate
 from ._movement import device_of
 from ._parameters import MAX_FRAMES, Parameters, choice, number
 from ._reading import value
+from ._stepped import Stepped
 from ._steps import centred_steps, stack_slices
 from ._sweeping import sweep_of
 from ._template import Estimate, PlanBody, PlanContext, Template
