@@ -26,6 +26,7 @@ from ..hardware import (
     FrameShift,
     Hardware,
     HardwareError,
+    RecordingError,
 )
 from ._geometry import CameraGeometry
 from ._imaging import ImagingConfiguration
@@ -209,18 +210,23 @@ class CameraDetector(OphydObject):
             state = self._hardware.record_frame(self._recording, {self.name: plan.settings}, durable)
         self._datasets, self.dose = state.datasets, state.dose
         for stream in self._streams.values():
-            stream.taken += 1
+            stream.taken, stream.told_later = stream.taken + 1, not durable
 
     def settle(self) -> None:
-        """Wait until every frame that was taken is on disk; where the hardware has gone what it said last stands."""
-        if self._recording is None or all(stream.taken <= self.get_index() for stream in self._streams.values()):
+        """Wait until every frame that was taken is on disk.
+
+        Raises
+        ------
+        RecordingError
+            Where one was lost.
+        """
+        if self._recording is None or self.taken <= self.get_index():
             return
-        try:
-            state = self._hardware.stop_recording(self._recording)
-        except HardwareError as error:  # why the plan ends is told already
-            log.warning("%s: frames on their way to the disk can't be waited for: %s", self.name, error)
-        else:
-            self._datasets, self.dose = state.datasets, state.dose
+        state = self._hardware.stop_recording(self._recording)
+        self._datasets, self.dose = state.datasets, state.dose
+        if self.taken > self.get_index():
+            counts = {name: dataset.frames_written for name, dataset in state.datasets.items()}
+            raise RecordingError(state.error or "frames were lost", frames_written=counts)
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
         frames = self.get_index()
@@ -276,8 +282,9 @@ class CameraDetector(OphydObject):
 class FramesAhead:
     """A camera whose next frame is exposed while those before are still on their way to the disk.
 
-    ``trigger`` is done when a frame is exposed. ``collect`` tells of all frames that are on disk by then, in one stream document;
-    there are no events. ``stop`` waits for the rest. Triggering the camera itself waits for its frame and all before.
+    ``trigger`` is done when a frame is exposed; the next checkpoint is past it. ``collect`` tells of all frames that are on disk
+    by then, in one stream document; there are no events. Triggering the camera itself waits for its frame and all before,
+    triggering ``rest`` for those that were taken; ``stop`` does that too, whatever became of them.
     """
 
     parent = None
@@ -287,12 +294,28 @@ class FramesAhead:
         self.describe_collect, self.collect_asset_docs = camera.describe, camera.collect_asset_docs
         self.read_configuration, self.describe_configuration = camera.read_configuration, camera.describe_configuration
         self.get_index, self.hints = camera.get_index, camera.hints
+        self.rest = FramesOnTheirWay(camera)
 
     def trigger(self) -> Status:
         return self._camera.expose(durable=False)
 
     async def stop(self, success: bool = True) -> None:
-        await asyncio.to_thread(self._camera.settle)
+        try:
+            await asyncio.to_thread(self._camera.settle)
+        except HardwareError as error:  # why the plan ends is told already
+            log.warning("%s: frames on their way to the disk: %s", self.name, error)
+
+
+class FramesOnTheirWay:
+    """``trigger`` is done when all frames that a camera took are on disk, and fails where one was lost."""
+
+    parent = None
+
+    def __init__(self, camera: CameraDetector) -> None:
+        self._camera, self.name = camera, camera.name
+
+    def trigger(self) -> Status:
+        return in_thread(self._camera.settle, self._camera)
 
 
 class FrameMeter(CameraDetector):

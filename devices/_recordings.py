@@ -73,6 +73,11 @@ class RunRecordings:
         for stream in self._streams:
             stream.commit()
 
+    def past(self) -> None:
+        """Nothing before is repeated (a checkpoint): frames that are told later are no longer in hand."""
+        for stream in self._streams:
+            stream.go_past()
+
     @property
     def run_uid(self) -> str | None:
         """Of the run that is open."""
@@ -184,6 +189,8 @@ class AssetStream:
         """Frames that emitted documents speak of."""
         self.taken = 0
         """Frames that were exposed one by one, be they on disk or not yet."""
+        self.told_later = False
+        """The plan goes on before documents tell of its frames."""
         self._offered = self._seen = self._past = 0
 
     @property
@@ -200,6 +207,10 @@ class AssetStream:
             yield "stream_resource", dict(self._resource)
         self._offered = frames
         yield "stream_datum", dict(self._datum(indices={"start": self.told, "stop": frames}, validate=False))
+
+    def go_past(self) -> None:
+        if self.told_later:
+            self._past = self.taken
 
     def commit(self) -> None:
         self.told, self._past = max(self.told, self._offered), max(self._past, self._seen)

@@ -17,6 +17,7 @@ from ..config import Scope
 from ..devices import CameraDetector, CameraPlan, in_series
 from ._acquisition import Acquisition, run_of
 from ._channels import cameras_of
+from ._costs import DATASET_S, RUN_S, move_s
 from ._ending import ending
 from ._imaging import camera_choices, common_fields
 from ._messages import checkpoint, move, read_together, trigger
@@ -26,7 +27,7 @@ from ._rounds import LOOK_S, RoundRecord
 from ._sequence import Refused, as_validation_error, check_sequence, events
 from ._sequence_survey import Series, is_focusing, series_of_event, settings_of, survey
 from ._space import wait_for_space
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 AXES = "tpgcz"
 KEYS: dict[str, list[str]] = {
@@ -328,7 +329,9 @@ def mda(scope: Scope) -> Template | None:
             if settings.light:
                 seconds = number * (settings.exposure_ms or 10.0) / 1000
                 dose[settings.light] = dose.get(settings.light, 0.0) + seconds * (settings.power_pct or 0.0)
-        return Estimate(seconds=RUN_S + found.seconds, frames=frames, dose=dose)
+        once_s = RUN_S + len(frames) * DATASET_S
+        x, _, z = scope.sample_axes()
+        return Estimate(once_s + found.seconds + move_s(scope, x, z), frames, dose, once_s)
 
     small = {**_example(scope), "time_plan": {"interval": 0.1, "loops": 2}}
     return Template("mda", model, body, estimate, example={"sequence": small})

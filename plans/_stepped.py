@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from bluesky import Msg
 from bluesky import plan_stubs as bps
 
-from ..devices import CameraDetector, CameraPlan, in_series
+from ..devices import GATHER_S, CameraDetector, CameraPlan, in_series
 from ._acquisition import Acquisition
 from ._channels import cameras_of, frame_settings
 from ._messages import checkpoint, move, read_together, trigger
@@ -28,7 +29,6 @@ class Stepped(Acquisition):
             series: camera.another(series, self.position) if series else camera for _, series in self.series()
         }
         self._opened = self._changed = False
-        self._rounds = 0
         self.devices += self._detectors.values()
 
     def exposing(self) -> tuple[str, ...]:
@@ -78,7 +78,6 @@ class Stepped(Acquisition):
                 if len(channels) > 1:
                     yield from self.select(channel)
                 yield from self._frame(series, point, number == len(points))
-        self._rounds += 1
 
     def _frame(self, series: str, point: Mapping[Any, Any], last: bool) -> PlanBody:
         """An event for each frame, with where the axes of the point are. ``last``: of this round."""
@@ -89,18 +88,20 @@ class Stepped(Acquisition):
 
 class InARow(Stepped):
     """Frames with nothing moving: each is exposed while those before are still on their way to the disk. Stream documents tell of
-    them, as of a stack's; there are no events. A round's last frames are waited for, unless the next round begins at once.
+    them, as of a stack's; there are no events. A round's last frames are waited for, unless rounds follow each other at once.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._declared: set[str] = set()
+        self._told: dict[str, float] = {}
 
     def _frame(self, series: str, point: Mapping[Any, Any], last: bool) -> PlanBody:
         camera = self._detectors[series]
-        waits = last and not (self.back_to_back and self._rounds + 1 < self.rounds)
+        waits = last and not self.back_to_back
         yield from trigger(camera if waits else camera.ahead)
-        yield from self._tell(series)
+        if waits or time.monotonic() - self._told.get(series, 0.0) >= GATHER_S:
+            yield from self._tell(series)
 
     def _tell(self, series: str) -> PlanBody:
         """Of every frame that is on disk."""
@@ -109,6 +110,14 @@ class InARow(Stepped):
             yield Msg("declare_stream", None, frames, name=stream, collect=True)
             self._declared.add(series)
         yield Msg("collect", frames, name=stream)
+        self._told[series] = time.monotonic()
+
+    def written(self) -> PlanBody:
+        for series, camera in self._detectors.items():
+            if camera.taken:
+                yield from checkpoint()
+                yield from trigger(camera.ahead.rest)
+                yield from self._tell(series)
 
     def end(self) -> PlanBody:
         for series, camera in self._detectors.items():

@@ -59,7 +59,12 @@ class ScopeRunEngine(RunEngine):
             ("declare_stream", self._declare_stream),
         ):
             self.register_command(command, self._then_checkpoint(coroutine))
+        self.register_command("checkpoint", self._pass_checkpoint)
         self.register_command("require_good_run", self._require_good_run)
+
+    async def _pass_checkpoint(self, msg: Msg) -> None:
+        self._recordings.past()
+        await self._checkpoint(msg)
 
     def __call__(self, *args: Any, **metadata: Any) -> Any:
         self._returned.clear()

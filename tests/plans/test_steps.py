@@ -104,30 +104,32 @@ def test_a_frame_is_exposed_while_the_one_before_is_on_its_way_to_the_disk(
     assert told(documents(session, run_uid)) == {"overview": [0, 1, 2]}
 
 
-def test_a_frame_that_cant_be_written_fails_the_run(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """R3.12 though others were exposed since: those before it count, and no others."""
+@pytest.mark.parametrize(
+    ("name", "kwargs", "lost"), [("snap", {**SNAP, "n": 20}, 1), ("snap", SNAP, 2), ("time_lapse", BACK_TO_BACK, 2)]
+)
+def test_a_frame_that_cant_be_written_fails_the_run(
+    session: Session, monkeypatch: pytest.MonkeyPatch, name: str, kwargs: dict[str, Any], lost: int
+) -> None:
+    """R3.12 though others may have been exposed since, and also the last: those before it count, and no others."""
     write = ZarrFiles.write
 
     def full(self: ZarrFiles, index: int, *more: Any) -> str:
-        if index == 1:
+        if index == lost:
             raise OSError(28, "No space left on device")
         return write(self, index, *more)
 
     monkeypatch.setattr(ZarrFiles, "write", full)
     with pytest.raises(FailedStatus):
-        run(session, "snap", {**SNAP, "n": 20})
+        run(session, name, kwargs)
     docs = documents(session, session.run_engine._run_start_uids[-1])
-    assert (docs[-1][1]["exit_status"], docs[-1][1]["frames"]) == ("fail", {"overview": 1})
-    assert "frame 1 of overview could not be written" in docs[-1][1]["reason"]
-    assert told(docs) == {"overview": [0]}
+    assert (docs[-1][1]["exit_status"], docs[-1][1]["frames"]) == ("fail", {"overview": lost})
+    assert f"frame {lost} of overview could not be written" in docs[-1][1]["reason"]
+    assert told(docs) == {"overview": list(range(lost))}
 
 
-def test_what_was_exposed_is_told_after_an_abort(
-    session: Session, exposed: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_exposed_is_told_after_an_abort(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two frames are on their way to the disk when it is aborted: it waits for them."""
-    sync = ZarrFiles.sync
-    aborted = threading.Event()
+    sync, aborted = ZarrFiles.sync, threading.Event()
 
     def when_aborted(self: ZarrFiles, indices: Any) -> None:
         assert aborted.wait(20)
