@@ -203,6 +203,8 @@ class Camera(_Device):
     exposure_ms: Limits
     """Shortest and longest exposure."""
     view: View | None = None
+    readout_ms: Annotated[FiniteFloat, Field(ge=0, le=10_000)] = 20
+    """What a frame takes beside its exposure, as a rule, until the computer has it: for estimates alone."""
     trigger: Literal["internal"] = "internal"
     external: ExternalTrigger | None = None
     """For `Volume.trigger` tiger_spim."""
@@ -231,6 +233,8 @@ class ConfigGroup(_Device):
 
 class ObjectiveTurret(_Device):
     kind: Literal["objective"]
+    move_s: MoveSeconds = 1.0
+    """How long turning another objective in takes, as a rule: for estimates alone."""
 
 
 class Temperature(_Device):
@@ -262,6 +266,8 @@ class Autofocus(_Device):
     offset_units: str = ""
     lock_s: Annotated[FiniteFloat, Field(gt=0, le=60)] = 5
     """A lock that has not locked by then is released."""
+    focus_s: MoveSeconds = 2.0
+    """How long finding the focus takes, as a rule: for estimates alone."""
 
 
 class Property(_Device):
@@ -360,6 +366,8 @@ class Channel(_Part):
     exposure_ms: Annotated[FiniteFloat, Field(gt=0)]
     power_pct: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None
     """Power used when a plan names none; null: the lowest that the light's limits allow."""
+    select_s: MoveSeconds = 0.1
+    """How long bringing its preset and filter in place takes, as a rule: for estimates alone."""
 
 
 class Objective(_Part):

@@ -17,13 +17,14 @@ from ._geometry import CameraGeometry, Geometry
 from ._imaging import ImagingConfiguration
 from ._lights_off import LightsOff
 from ._live_view import LivePlan, LiveView
-from ._program import ProgramFlyer, ProgramPlan
+from ._program import GATHER_S, ProgramFlyer, ProgramPlan
 from ._reconnection import Reconnection
 from ._recordings import RunRecordings
 from ._settings import ChannelSelector, LabelledState, LightGate, PropertyValue
 from ._temperature import TemperatureValue
 
 __all__ = [
+    "GATHER_S",
     "PLANS",
     "AdditionError",
     "AutofocusDevice",

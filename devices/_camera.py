@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -24,11 +25,15 @@ from ..hardware import (
     FrameSettings,
     FrameShift,
     Hardware,
+    HardwareError,
+    RecordingError,
 )
 from ._geometry import CameraGeometry
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
 from ._status import finished, in_thread
+
+log = logging.getLogger("queuescope.devices")
 
 
 def in_series(camera: str, series: str) -> str:
@@ -92,6 +97,7 @@ class CameraDetector(OphydObject):
         self._lock = threading.Lock()
         self._exposing: Status | None = None
         """The frame in hand, or the one before it."""
+        self.ahead = FramesAhead(self)
         self._forget()
 
     def meter(self, metric: FocusMetric, series: str = "", position: str | None = None) -> FrameMeter:
@@ -161,16 +167,20 @@ class CameraDetector(OphydObject):
         return in_thread(configure, self)
 
     def trigger(self) -> Status:
+        return self.expose(durable=True)
+
+    def expose(self, durable: bool) -> Status:
+        """Take one frame; the status is done when it is on disk, or, where it needn't be ``durable``, when it is exposed."""
         with self._lock:
             if self._exposing is not None and not self._exposing.done:
                 return self._exposing
-            if any(self._datasets[name].frames_written > stream.told for name, stream in self._streams.items()):
+            if any(stream.in_hand for stream in self._streams.values()):
                 return finished(self)
             run_uid = self._recordings.run_uid
-            self._exposing = in_thread(lambda: self._take_frame(run_uid), self)
+            self._exposing = in_thread(lambda: self._take_frame(run_uid, durable), self)
             return self._exposing
 
-    def _take_frame(self, run_uid: str | None) -> None:
+    def _take_frame(self, run_uid: str | None, durable: bool = True) -> None:
         plan = self._plan
         if self._recording is None:
             opened = self._recordings.open(
@@ -195,15 +205,38 @@ class CameraDetector(OphydObject):
                 name: self._recordings.asset_stream(dataset, plan.frames) for name, dataset in opened.datasets.items()
             }
         if isinstance(self.settings, MultiCameraSettings):
-            state = self._hardware.record_together(self._recording, self._camera, plan.settings)
+            state = self._hardware.record_together(self._recording, self._camera, plan.settings, durable)
         else:
-            state = self._hardware.record_frame(self._recording, {self.name: plan.settings})
+            state = self._hardware.record_frame(self._recording, {self.name: plan.settings}, durable)
         self._datasets, self.dose = state.datasets, state.dose
+        for stream in self._streams.values():
+            stream.taken, stream.told_later = stream.taken + 1, not durable
+
+    def settle(self) -> None:
+        """Wait until every frame that was taken is on disk.
+
+        Raises
+        ------
+        RecordingError
+            Where one was lost.
+        """
+        if self._recording is None or self.taken <= self.get_index():
+            return
+        state = self._hardware.stop_recording(self._recording)
+        self._datasets, self.dose = state.datasets, state.dose
+        if self.taken > self.get_index():
+            counts = {name: dataset.frames_written for name, dataset in state.datasets.items()}
+            raise RecordingError(state.error or "frames were lost", frames_written=counts)
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, Any]]:
         frames = self.get_index()
         for stream in self._streams.values():
             yield from stream.documents(frames if index is None else min(index, frames))
+
+    @property
+    def taken(self) -> int:
+        """Frames exposed in this run, by each camera."""
+        return min((stream.taken for stream in self._streams.values()), default=0)
 
     def get_index(self) -> int:
         """Frames on disk, of each camera."""
@@ -246,6 +279,45 @@ class CameraDetector(OphydObject):
         return self._imaging.values(camera, self._plan.settings, self._plan.channel, in_series(camera, self._series))
 
 
+class FramesAhead:
+    """A camera whose next frame is exposed while those before are still on their way to the disk.
+
+    ``trigger`` is done when a frame is exposed; the next checkpoint is past it. ``collect`` tells of all frames that are on disk
+    by then, in one stream document; there are no events. Triggering the camera itself waits for its frame and all before,
+    triggering ``rest`` for those that were taken; ``stop`` does that too, whatever became of them.
+    """
+
+    parent = None
+
+    def __init__(self, camera: CameraDetector) -> None:
+        self._camera, self.name = camera, camera.name
+        self.describe_collect, self.collect_asset_docs = camera.describe, camera.collect_asset_docs
+        self.read_configuration, self.describe_configuration = camera.read_configuration, camera.describe_configuration
+        self.get_index, self.hints = camera.get_index, camera.hints
+        self.rest = FramesOnTheirWay(camera)
+
+    def trigger(self) -> Status:
+        return self._camera.expose(durable=False)
+
+    async def stop(self, success: bool = True) -> None:
+        try:
+            await asyncio.to_thread(self._camera.settle)
+        except HardwareError as error:  # why the plan ends is told already
+            log.warning("%s: frames on their way to the disk: %s", self.name, error)
+
+
+class FramesOnTheirWay:
+    """``trigger`` is done when all frames that a camera took are on disk, and fails where one was lost."""
+
+    parent = None
+
+    def __init__(self, camera: CameraDetector) -> None:
+        self._camera, self.name = camera, camera.name
+
+    def trigger(self) -> Status:
+        return in_thread(self._camera.settle, self._camera)
+
+
 class FrameMeter(CameraDetector):
     """A camera that reads, for each frame it took, how sharp that is and how much structure it has: ``{name}_sharpness``,
     ``{name}_structure``, ``{name}_mean``. The hardware measures the frame as it lies on disk; no pixels come here.
@@ -256,7 +328,7 @@ class FrameMeter(CameraDetector):
         self._measure: FrameMeasure | None = None
         super().__init__(**more)
 
-    def _take_frame(self, run_uid: str | None) -> None:
+    def _take_frame(self, run_uid: str | None, durable: bool = True) -> None:
         super()._take_frame(run_uid)
         self._measure = self._hardware.measure_frame(self.newest(), self._metric)
 

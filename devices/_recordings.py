@@ -73,6 +73,11 @@ class RunRecordings:
         for stream in self._streams:
             stream.commit()
 
+    def past(self) -> None:
+        """Nothing before is repeated (a checkpoint): frames that are told later are no longer in hand."""
+        for stream in self._streams:
+            stream.go_past()
+
     @property
     def run_uid(self) -> str | None:
         """Of the run that is open."""
@@ -182,10 +187,20 @@ class AssetStream:
         )
         self.told = 0
         """Frames that emitted documents speak of."""
-        self._offered = 0
+        self.taken = 0
+        """Frames that were exposed one by one, be they on disk or not yet."""
+        self.told_later = False
+        """The plan goes on before documents tell of its frames."""
+        self._offered = self._seen = self._past = 0
+
+    @property
+    def in_hand(self) -> bool:
+        """A frame was exposed, and the plan isn't past it: after a pause it is asked for again."""
+        return self.taken > self._past
 
     def documents(self, frames: int) -> Iterator[tuple[str, Any]]:
         """The documents that tell of all frames up to ``frames``; nothing where nothing is new."""
+        self._seen = self.taken
         if frames <= self.told:
             return
         if self.told == 0:
@@ -193,8 +208,12 @@ class AssetStream:
         self._offered = frames
         yield "stream_datum", dict(self._datum(indices={"start": self.told, "stop": frames}, validate=False))
 
+    def go_past(self) -> None:
+        if self.told_later:
+            self._past = self.taken
+
     def commit(self) -> None:
-        self.told = max(self.told, self._offered)
+        self.told, self._past = max(self.told, self._offered), max(self._past, self._seen)
 
 
 def frame_key(dataset: DatasetState, label: str) -> dict[str, Any]:

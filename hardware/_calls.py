@@ -119,11 +119,13 @@ class HardwareCalls(ABC):
     def open_recording(self, plan: RecordingPlan) -> RecordingState:
         return self._call("open_recording", plan)
 
-    def record_frame(self, recording: str, settings: dict[str, FrameSettings]) -> RecordingState:
-        return self._call("record_frame", recording, settings)
+    def record_frame(self, recording: str, settings: dict[str, FrameSettings], durable: bool = True) -> RecordingState:
+        return self._call("record_frame", recording, settings, durable)
 
-    def record_together(self, recording: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
-        return self._call("record_together", recording, multi_camera, settings)
+    def record_together(
+        self, recording: str, multi_camera: str, settings: FrameSettings, durable: bool = True
+    ) -> RecordingState:
+        return self._call("record_together", recording, multi_camera, settings, durable)
 
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
         return self._call("start_volume", recording, program)

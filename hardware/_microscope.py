@@ -488,15 +488,17 @@ class Microscope(HandsOver):
         self._alive()
         return self._recorder.open(plan)
 
-    def record_frame(self, recording: str, settings: dict[str, FrameSettings]) -> RecordingState:
+    def record_frame(self, recording: str, settings: dict[str, FrameSettings], durable: bool = True) -> RecordingState:
         self._idle("record_frame")
         self._permit_light(*settings.values())
-        return self._recorder.record_frame(recording, settings)
+        return self._recorder.record_frame(recording, settings, durable)
 
-    def record_together(self, recording: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
+    def record_together(
+        self, recording: str, multi_camera: str, settings: FrameSettings, durable: bool = True
+    ) -> RecordingState:
         self._idle("record_together")
         self._permit_light(settings)
-        return self._recorder.record_together(recording, multi_camera, settings)
+        return self._recorder.record_together(recording, multi_camera, settings, durable)
 
     def start_volume(self, recording: str, program: VolumeProgram) -> RecordingState:
         self._idle("start_volume")

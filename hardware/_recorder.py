@@ -126,12 +126,12 @@ class Recorder:
                 path=str(self._volumes),
             )
 
-    def record_frame(self, identity: str, settings: dict[str, FrameSettings]) -> RecordingState:
-        """Take one frame a dataset, return when all are durable; see `Hardware.record_frame`."""
+    def record_frame(self, identity: str, settings: dict[str, FrameSettings], durable: bool) -> RecordingState:
+        """Take one frame a dataset; see `Hardware.record_frame`."""
         with self._taking:
-            return self._record_frame(identity, settings)
+            return self._record_frame(identity, settings, durable)
 
-    def _record_frame(self, identity: str, settings: dict[str, FrameSettings]) -> RecordingState:
+    def _record_frame(self, identity: str, settings: dict[str, FrameSettings], durable: bool) -> RecordingState:
         recording = self._ready(identity)
         if not settings:
             raise ArgumentError("settings name no dataset", thing="record_frame.settings", value={})
@@ -146,10 +146,12 @@ class Recorder:
                 position, _ = self._axes.read_all()
                 yield name, self._cameras.take(recording.datasets[name].plan.camera, one, recording.account), position
 
-        return self._written(recording, take())
+        return self._written(recording, take(), durable)
 
-    def record_together(self, identity: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
-        """One exposure of all its cameras, return when all frames are durable; see `Hardware.record_together`."""
+    def record_together(
+        self, identity: str, multi_camera: str, settings: FrameSettings, durable: bool
+    ) -> RecordingState:
+        """One exposure of all its cameras; see `Hardware.record_together`."""
         with self._taking:
             recording = self._ready(identity)
             datasets = self._together.datasets(multi_camera, recording)
@@ -163,7 +165,7 @@ class Recorder:
                 for camera, frame in self._together.take(multi_camera, settings, recording.account).items():
                     yield datasets[camera], frame, position
 
-            return self._written(recording, take())
+            return self._written(recording, take(), durable)
 
     def _check_room(self, recording: Recording, name: str) -> None:
         dataset = self._dataset(recording, name)
@@ -172,8 +174,10 @@ class Recorder:
                 f"{name} was planned for {dataset.plan.frames} frames and has them all", **recording.counts()
             )
 
-    def _written(self, recording: Recording, frames: Iterator[tuple[str, Frame, dict[str, float]]]) -> RecordingState:
-        """Hand frames to the writer as they are taken, and wait until all are durable."""
+    def _written(
+        self, recording: Recording, frames: Iterator[tuple[str, Frame, dict[str, float]]], durable: bool
+    ) -> RecordingState:
+        """Hand frames to the writer as they are taken, and where ``durable`` wait until all of the recording are."""
         try:
             for name, frame, position in frames:
                 self.record(recording, name, frame, position)
@@ -181,12 +185,16 @@ class Recorder:
             recording.drain(DISK_S)  # frames taken before are good
             recording.fail(str(error))
             raise
-        limit_s = self._scope.micromanager.call_timeout_s + DISK_S
-        if not recording.drain(limit_s):
-            raise HardwareTimeout(f"the frame is not on disk after {limit_s:g} s", thing="disk", limit=limit_s)
+        if durable:
+            self._drained(recording)
         if recording.failed:
             raise RecordingError(str(recording.error), **recording.counts())
         return recording.state()
+
+    def _drained(self, recording: Recording) -> None:
+        limit_s = self._scope.micromanager.call_timeout_s + DISK_S
+        if not recording.drain(limit_s):
+            raise HardwareTimeout(f"the frame is not on disk after {limit_s:g} s", thing="disk", limit=limit_s)
 
     def has_room(self, timeout_s: float) -> bool:
         """Whether the writer can take a frame at once; waits so long for it."""
@@ -248,16 +256,20 @@ class Recorder:
             )
         return recording.state()
 
-    def stop_recording(self, identity: str, why: str = "stopped by stop_recording") -> RecordingState:
-        """End a volume or burst after the exposure in hand, wait for it; without one running nothing happens."""
+    def stop_recording(self, identity: str) -> RecordingState:
+        """End a volume or burst after the exposure in hand, wait for it and for every frame on its way to the disk."""
         recording = self._known(identity)
+        self._end(recording, "stopped by stop_recording")
+        self._drained(recording)
+        return recording.state()
+
+    def _end(self, recording: Recording, why: str) -> None:
         run = self._run_of(recording)
         if run is not None:
             run.stop(why)
             limit_s = stopping_s(self._scope)
             if not run.join(limit_s):
                 raise HardwareTimeout(f"it has not ended after {limit_s:g} s", thing="recording", limit=limit_s)
-        return recording.state()
 
     def _run_of(self, recording: Recording) -> ProgramRun[Any] | None:
         """What runs now into this recording."""
@@ -279,7 +291,7 @@ class Recorder:
     def close_recording(self, identity: str) -> RecordingState:
         """Stop what runs, finish the files; see `Hardware.close_recording`."""
         recording = self._known(identity)
-        self.stop_recording(identity, "the recording was closed")
+        self._end(recording, "the recording was closed")
         return recording.close(DISK_S)
 
     def checksums(self, identity: str, dataset: str) -> tuple[str, ...]:

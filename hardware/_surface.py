@@ -409,13 +409,20 @@ class Hardware(Protocol):
         """Create the files of a run's datasets (metadata valid from the start)."""
         ...
 
-    def record_frame(self, recording: str, settings: dict[str, FrameSettings]) -> RecordingState:
-        """Take one frame for each dataset named, write it, return when its bytes are on disk."""
+    def record_frame(self, recording: str, settings: dict[str, FrameSettings], durable: bool = True) -> RecordingState:
+        """Take one frame for each dataset named, write it, return when its bytes are on disk.
+
+        Not ``durable``: return when it is exposed, and write it meanwhile. It counts when it is on disk. Where it can't be
+        written the next frame of the recording is refused, saying why. `stop_recording` waits for what is on its way.
+        """
         ...
 
-    def record_together(self, recording: str, multi_camera: str, settings: FrameSettings) -> RecordingState:
+    def record_together(
+        self, recording: str, multi_camera: str, settings: FrameSettings, durable: bool = True
+    ) -> RecordingState:
         """Expose all cameras of a multi-camera once, write each frame into the dataset of its camera, return when all are on
-        disk. The recording has one dataset for each of them. The light is on once, for the longest exposure.
+        disk (``durable``, as for `record_frame`). The recording has one dataset for each of them. The light is on once, for
+        the longest exposure.
         """
         ...
 
@@ -438,7 +445,9 @@ class Hardware(Protocol):
         ...
 
     def stop_recording(self, recording: str) -> RecordingState:
-        """End a running volume or burst after the exposure in hand; lights off; wait until it has ended."""
+        """End a running volume or burst after the exposure in hand; lights off; wait until it has ended and every frame that was
+        taken is on disk.
+        """
         ...
 
     def recording(self, recording: str, seen: int = -1, wait_s: float = 0.0, gather_s: float = 0.0) -> RecordingState:

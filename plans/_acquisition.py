@@ -15,11 +15,12 @@ from bluesky import Msg
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 
-from ..devices import CameraDetector, CameraPlan, Geometry, ProgramPlan, in_series, of_image
+from ..devices import Geometry, ProgramPlan, in_series, of_image
 from ..hardware import DatasetPlan
-from ._channels import cameras_of, channels_of, frame_settings, series_of, with_power
+from ._channels import channels_of, frame_settings, series_of, with_power
 from ._ending import ending
 from ._focusing import focusing
+from ._messages import checkpoint, trigger
 from ._movement import device_of
 from ._reading import answer
 from ._template import PlanBody, PlanContext
@@ -49,6 +50,8 @@ class Acquisition:
         """To be staged around the whole run."""
         self.metadata: dict[str, Any] = {"motors": []}
         """Of the start document."""
+        self.back_to_back = False
+        """Rounds follow each other at once: one may begin while frames of that before are still on their way to the disk."""
         self.without_focus = 0
         """Rounds without a frame, since the focus was not found and ``on_focus_fail`` is skip."""
         self._focus_um: float | None = None
@@ -110,6 +113,10 @@ class Acquisition:
             return False
         yield from self._take()
         return True
+
+    def written(self) -> PlanBody:
+        """After rounds back to back: every frame is on disk, and told."""
+        yield from ()
 
     def end(self) -> PlanBody:
         """However it ended: stop what runs, tell of every frame that is on disk."""
@@ -201,13 +208,13 @@ class Flown(Acquisition):
             self._opened.add(series)
         else:
             yield from bps.prepare(flyer, plan.program, wait=True)
-        yield from bps.checkpoint()
+        yield from checkpoint()
         yield from bps.kickoff(flyer, wait=True)
         while True:
             if self.waits:
-                yield from bps.checkpoint()
-            yield from bps.trigger(flyer, wait=True)
-            yield from bps.collect(flyer, name=stream)
+                yield from checkpoint()
+            yield from trigger(flyer)
+            yield Msg("collect", flyer, name=stream)
             if flyer.ended:
                 return
 
@@ -216,71 +223,6 @@ class Flown(Acquisition):
             yield from bps.stop(flyer)
             if series in self._opened:
                 yield from bps.collect(flyer, name=series or "primary")
-
-
-class Stepped(Acquisition):
-    """Frames one by one: at each point every channel, an event for each frame with where the axes of the point are."""
-
-    axis: Any = "t"
-    step_um: float | None = None
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        camera: CameraDetector = self.context.devices[self.parameters.camera]
-        self._detectors = {
-            series: camera.another(series, self.position) if series else camera for _, series in self.series()
-        }
-        self._opened = self._changed = False
-        self.devices += self._detectors.values()
-
-    def exposing(self) -> tuple[str, ...]:
-        return cameras_of(self.context.scope, self.parameters.camera)
-
-    def set_power(self, power_pct: Mapping[str, float]) -> None:
-        super().set_power(power_pct)
-        self._changed = True
-
-    @property
-    def taken(self) -> dict[str, int]:
-        return {
-            in_series(camera, series): detector.get_index()
-            for series, detector in self._detectors.items()
-            for camera in self.cameras
-        }
-
-    def points(self) -> PlanBody:
-        """Where each frame of one round is taken: a list of ``{positioner: target}``, all of them allowed."""
-        raise NotImplementedError
-
-    def _take(self) -> PlanBody:
-        points = yield from self.points()
-        channels = list(self.series())
-        if not self._opened:
-            for channel, series in channels:
-                plan = CameraPlan(
-                    settings=frame_settings(channel, self.context.scope),
-                    frames=len(points) * self.rounds,
-                    axis=self.axis,
-                    step_um=self.step_um,
-                    channel=None if channel is None else channel.name,
-                    format=self.parameters.format,
-                )
-                yield from bps.prepare(self._detectors[series], plan, wait=True)
-            self._opened = True
-        elif self._changed:
-            for channel, series in channels:
-                yield from bps.prepare(self._detectors[series], frame_settings(channel, self.context.scope), wait=True)
-        self._changed = False
-        if len(channels) == 1:
-            yield from self.select(channels[0][0])
-        for point in points:
-            yield from bps.checkpoint()
-            if point:
-                yield from bps.mv(*(part for pair in point.items() for part in pair))
-            for channel, series in channels:
-                if len(channels) > 1:
-                    yield from self.select(channel)
-                yield from bps.trigger_and_read([self._detectors[series], *point], name=series or "primary")
 
 
 def go_to(context: PlanContext, position: Any) -> PlanBody:

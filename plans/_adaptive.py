@@ -24,6 +24,7 @@ from ._places import (
     MOST_PLACES,
     check_places,
     example_place,
+    of_places,
     place_name,
     places_field,
     safe_z_fields,
@@ -31,7 +32,7 @@ from ._places import (
 )
 from ._rounds import RoundRecord, in_time
 from ._space import wait_for_space
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 KEEP_S = 0.3
 """So long before the next round is due a decision ends."""
@@ -398,10 +399,10 @@ def _estimate(parameters: Any, scope: Scope, do: Do, burst: Template | None) -> 
     highest = {name: high for name, (_, _, high) in power_limits(parameters, scope).items()}
     brightest = parameters.do.model_copy(update={"kwargs": with_power(parameters.do.kwargs, highest)})
     one, rounds = do.estimate(brightest, scope), parameters.rounds
-    visits_s = most * (one.seconds - RUN_S + visit_s(scope, parameters))
+    visits_s, once_s = most * (one.round_s + visit_s(scope, parameters)), of_places(one.once_s, most)
     frames = {f"{dataset}_{name}": count * rounds for name in names for dataset, count in one.frames.items()}
     dose = {light: value * most * rounds for light, value in one.dose.items()}
-    seconds = RUN_S + (rounds - 1) * max(interval_limits(parameters)[1], visits_s) + visits_s
+    seconds = once_s + (rounds - 1) * max(interval_limits(parameters)[1], visits_s) + visits_s
     if parameters.burst is not None and burst is not None:
         flash, times = burst.estimate(parameters.burst, scope), parameters.max_bursts
         seconds += times * flash.seconds
@@ -410,4 +411,4 @@ def _estimate(parameters: Any, scope: Scope, do: Do, burst: Template | None) -> 
             dose[light] = dose.get(light, 0.0) + value * times
     for light, each in (parameters.dose_budget or {}).items():
         dose[light] = min(dose.get(light, 0.0), each * most)
-    return Estimate(seconds=seconds, frames=frames, dose=dose)
+    return Estimate(seconds=seconds, frames=frames, dose=dose, once_s=once_s)

@@ -11,12 +11,10 @@ from ..devices import ProgramPlan, in_series
 from ..hardware import BurstProgram, BurstView
 from ._acquisition import Flown, one_run
 from ._channels import channels_of, frame_settings
-from ._imaging import common_fields, example_channel, sweep_estimate
+from ._costs import FLOWN, UNKNOWN_EXPOSURE_S, readouts_s, select_s
+from ._imaging import common_fields, example_channel, getting_there_s, imaging_estimate, sweep_estimate
 from ._parameters import MAX_FRAMES, Parameters, choice, count, number
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
-
-STEADY_OVERHEAD_S = 0.02
-"""Of one frame at a steady rate, beside its exposure: the gate, the readout, writing."""
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 
 def burst(scope: Scope) -> Template | None:
@@ -95,14 +93,17 @@ class Burst(Flown):
 
 
 def _estimate(parameters: Any, scope: Scope) -> Estimate:
+    """Single frames one after the other at a steady rate; else all cameras at once, each of which reads out while it exposes."""
+    found = imaging_estimate(parameters, scope, parameters.cameras, parameters.frames)
     settings = frame_settings(channels_of(parameters)[0], scope)
-    exposure_s, cameras = (settings.exposure_ms or 10.0) / 1000, len(parameters.cameras)
-    steady = parameters.rate_hz is not None
-    seconds = parameters.frames * (1 / parameters.rate_hz if steady else exposure_s)
-    lit_s = parameters.frames * exposure_s * (cameras if steady else 1)
-    taken = Estimate(
-        seconds=RUN_S + max(seconds, cameras * parameters.frames * STEADY_OVERHEAD_S if steady else 0.0),
-        frames=dict.fromkeys(parameters.cameras, parameters.frames),
-        dose={settings.light: lit_s * (settings.power_pct or 0.0)} if settings.light else {},
-    )
+    exposure_s = UNKNOWN_EXPOSURE_S if settings.exposure_ms is None else settings.exposure_ms / 1000
+    seconds, dose = found.seconds, found.dose
+    if parameters.rate_hz is not None:
+        seconds = max(seconds, found.once_s + parameters.frames / parameters.rate_hz)
+    else:
+        frame_s = max(exposure_s, *readouts_s(scope, parameters.cameras))
+        before_s = getting_there_s(parameters, scope) + select_s(scope, channels_of(parameters)[0])
+        seconds = found.once_s + before_s + FLOWN.begin_s + parameters.frames * frame_s
+        dose = {light: one / len(parameters.cameras) for light, one in dose.items()}
+    taken = Estimate(seconds, found.frames, dose, found.once_s)
     return taken + sweep_estimate(parameters, scope, parameters.cameras[0])

@@ -12,6 +12,7 @@ from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
 from ._acquisition import one_run
+from ._costs import move_s
 from ._ending import ending
 from ._focus_fit import FitError, Line, check_r2, check_structure, fit_line, fit_map
 from ._focus_sweep import Curve, Measured, fit_fields, measured_estimate, measured_fields
@@ -171,8 +172,10 @@ def calibrate_piezo_galvo(scope: Scope) -> Template | None:
         return (yield from calibrated(PiezoGalvo(parameters, context, views[parameters.view])))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        frames = parameters.steps * len(parameters.piezo_um)
-        return measured_estimate(parameters, scope, [views[parameters.view][0]], frames)
+        camera, piezo, _ = views[parameters.view]
+        places = len(parameters.piezo_um)
+        moves_s = (places + 1) * move_s(scope, piezo)
+        return measured_estimate(parameters, scope, [camera], parameters.steps * places, moves_s)
 
     example = {"piezo_um": [middle - span, middle + span], "steps": 5, **example_channel(scope)}
     return Template("calibrate_piezo_galvo", model, body, estimate, example=example)
@@ -262,7 +265,7 @@ def calibrate_stage_camera(scope: Scope) -> Template | None:
         return (yield from calibrated(StageCamera(parameters, context)))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        return measured_estimate(parameters, scope, [parameters.camera], 5)
+        return measured_estimate(parameters, scope, [parameters.camera], 5, moves_s=6 * move_s(scope, x), shifts=4)
 
     return Template("calibrate_stage_camera", model, body, estimate, example=example_channel(scope))
 

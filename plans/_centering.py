@@ -14,10 +14,10 @@ from ..config import Scope
 from ..formats import frame_list
 from ..reading import RunLog, RunLogError, UnknownRunError
 from ._focus_fit import FitError
-from ._movement import device_of, move_s, move_stage_run
+from ._movement import device_of, move_stage_run, moved
 from ._parameters import Parameters, number
 from ._reading import value
-from ._template import Estimate, PlanBody, PlanContext, Template
+from ._template import PlanBody, PlanContext, Template
 
 STALE_UM = 2.0
 """The stage must stand so near to where the frame was taken: else nobody knows what lies there now."""
@@ -148,9 +148,7 @@ def center_on_pixel(scope: Scope) -> Template | None:
 
     camera = next(iter(scope.of_kind("camera")))
     example = {"run_uid": "5e8f6c1a-run-uid", "dataset": camera, "index": 0, "x_frac": 0.5, "y_frac": 0.5}
-    return Template(
-        "center_on_pixel", model, body, lambda _parameters, scope: Estimate(seconds=move_s(scope, x)), example=example
-    )
+    return Template("center_on_pixel", model, body, lambda _, scope: moved(scope, x), example=example)
 
 
 def _check_objective(scope: Scope, frame: FrameTaken, label: str) -> None:

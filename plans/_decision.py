@@ -12,6 +12,7 @@ from bluesky import plan_stubs as bps
 
 from ..ledger import BY_DEFAULT, Question
 from ._ending import ending
+from ._messages import read_together
 from ._reading import answer
 from ._space import lights_off
 from ._template import PlanBody, PlanContext
@@ -115,6 +116,4 @@ def decide(
 def tell(record: DecisionRecord) -> PlanBody:
     """An event of what was decided."""
     yield from bps.checkpoint()
-    yield from bps.create("decisions")
-    yield from bps.read(record)
-    yield from bps.save()
+    yield from read_together(record, stream="decisions")

@@ -241,6 +241,7 @@ class _CameraPart(_Part):
     def __init__(self, name: str, cameras: tuple[str, ...], geometry: _GeometryPart | None, series: str = "") -> None:
         super().__init__(name)
         self.cameras, self.geometry, self.series = cameras, geometry, series
+        self.ahead, self.taken = self, 0
 
     def another(self, series: str, position: str | None = None) -> _CameraPart:
         return _CameraPart(self.name, self.cameras, self.geometry, series)

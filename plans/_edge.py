@@ -12,14 +12,16 @@ from pydantic import create_model, model_validator
 
 from ..config import Scope
 from ..ledger import BY_DEFAULT, Question
-from ._acquisition import Stepped, go_to, run_of
+from ._acquisition import go_to, run_of
 from ._channels import cameras_of
+from ._costs import AT_POINTS, move_s
 from ._decision import DecisionRecord, decide, tell
 from ._ending import ending
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate, sweep_estimate
-from ._movement import device_of, move_s
+from ._movement import device_of
 from ._parameters import Parameters, choice, count, number
 from ._reading import value
+from ._stepped import Stepped
 from ._sweeping import sweep_of
 from ._template import Estimate, PlanBody, PlanContext, Template
 
@@ -187,7 +189,7 @@ def edge_search(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         frames, cameras = most_frames(parameters), cameras_of(scope, parameters.camera)
         beside = Estimate(seconds=frames * (parameters.decision_s + move_s(scope, parameters.axis)))
-        taken = imaging_estimate(parameters, scope, cameras, frames, frames)
+        taken = imaging_estimate(parameters, scope, cameras, frames, frames, AT_POINTS)
         return taken + beside + sweep_estimate(parameters, scope, cameras[0], frames)
 
     example = {

@@ -10,10 +10,11 @@ from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, create
 from ..config import NAME, Scope
 from ._acquisition import Acquisition, one_run
 from ._channels import channels_of, with_power
+from ._costs import RUN_S
 from ._doing import do_field
 from ._parameters import Parameters, number, place_field
 from ._places import LONGEST_NAME, MOST_PLACES, Visits, example_place, safe_z_fields, visit_s
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 
 class EmbryoRound(Visits):
@@ -140,14 +141,15 @@ def multi_embryo_round(scope: Scope, made: Mapping[str, Template]) -> Template |
         return (yield from one_run(acquire(parameters, context), do=parameters.do.plan))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        seconds, frames, dose = RUN_S, dict[str, int](), dict[str, float]()
+        seconds, once_s, frames, dose = 0.0, RUN_S, dict[str, int](), dict[str, float]()
         for one in parameters.embryos:
             found = do.estimate(done_of(parameters.do, one), scope)
-            seconds += found.seconds - RUN_S + visit_s(scope, parameters)
+            seconds += found.round_s + visit_s(scope, parameters)
+            once_s += found.once_s - RUN_S
             frames |= {f"{dataset}_{one.id}": count for dataset, count in found.frames.items()}
             for light, value in found.dose.items():
                 dose[light] = dose.get(light, 0.0) + value
-        return Estimate(seconds, frames, dose)
+        return Estimate(once_s + seconds, frames, dose, once_s)
 
     example = {"embryos": [{"id": "e1", "position": example_place(scope)}], "do": do.example()}
     return Template("multi_embryo_round", model, body, estimate, acquire=acquire, example=example)

@@ -14,13 +14,14 @@ from ..config import Scope
 from ..devices import CameraPlan, FrameMeter
 from ._acquisition import Acquisition, one_run
 from ._channels import channels_of, frame_settings
+from ._costs import AT_POINTS, MEASURE_S, SHIFT_S, move_s, step_s
 from ._imaging import common_fields, example_channel, imaging_estimate
 from ._measuring import Curve, Measuring
 from ._movement import device_of
 from ._parameters import Parameters, choice, number
 from ._reading import value
 from ._steps import centred_steps, stack_slices
-from ._sweeping import MEASURE_S, METRICS, check_positions, check_range, fit_fields, focusing_stages, sweep_fields
+from ._sweeping import METRICS, check_positions, check_range, fit_fields, focusing_stages, sweep_fields
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 
@@ -163,9 +164,7 @@ def focus_sweep(scope: Scope) -> Template | None:
         return (yield from one_run(Sweep(parameters, context)))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        return measured_estimate(
-            parameters, scope, [parameters.camera], stack_slices(parameters.range_um, parameters.step_um)
-        )
+        return swept_estimate(parameters, scope, parameters.range_um)
 
     example = {"range_um": 4.0, "step_um": 1.0, **example_channel(scope)}
     return Template("focus_sweep", model, body, estimate, example=example)
@@ -216,13 +215,22 @@ def head_focus_descent(scope: Scope) -> Template | None:
         return (yield from one_run(Descent(parameters, context)))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        slices = stack_slices(abs(parameters.descent_um), parameters.step_um)
-        return measured_estimate(parameters, scope, [parameters.camera], slices)
+        return swept_estimate(parameters, scope, abs(parameters.descent_um))
 
     example = {"axis": next(iter(stages)), "descent_um": 4.0, "step_um": 1.0, **example_channel(scope)}
     return Template("head_focus_descent", model, body, estimate, example=example, people_only=True)
 
 
-def measured_estimate(parameters: Any, scope: Scope, cameras: list[str], frames: int) -> Estimate:
-    found = imaging_estimate(parameters, scope, cameras, frames)
-    return Estimate(found.seconds + len(cameras) * frames * MEASURE_S, found.frames, found.dose)
+def swept_estimate(parameters: Any, scope: Scope, range_um: float) -> Estimate:
+    """Of the whole range, and back."""
+    slices, axis = stack_slices(range_um, parameters.step_um), parameters.axis
+    moves_s = slices * step_s(scope, axis) + move_s(scope, axis)
+    return measured_estimate(parameters, scope, [parameters.camera], slices, moves_s)
+
+
+def measured_estimate(
+    parameters: Any, scope: Scope, cameras: list[str], frames: int, moves_s: float = 0.0, shifts: int = 0
+) -> Estimate:
+    """``frames`` of each camera, all measured; ``shifts``: of two frames against each other."""
+    beside_s = len(cameras) * frames * MEASURE_S + moves_s + shifts * SHIFT_S
+    return imaging_estimate(parameters, scope, cameras, frames, way=AT_POINTS) + Estimate(seconds=beside_s)

@@ -37,12 +37,12 @@ class NoFocus:
 
     def find(self, parameters: Any) -> PlanBody:
         """Where the stage stands in focus, in µm."""
-        yield from bps.null()
+        yield from ()
         return None
 
     def let_go(self) -> PlanBody:
         """The frames are taken."""
-        yield from bps.null()
+        yield from ()
 
 
 class FocusLock(NoFocus):
@@ -72,7 +72,7 @@ class FocusLock(NoFocus):
         return found
 
     def let_go(self) -> PlanBody:
-        yield from bps.null()
+        yield from ()
         if self._engaged:
             yield from bps.abs_set(self._autofocus, False, wait=True)
             self._engaged = False

@@ -10,14 +10,27 @@ from pydantic import create_model
 from ..config import Scope
 from ..devices import in_series
 from ..formats import FORMATS
-from ._acquisition import Stepped, one_run
+from ._acquisition import one_run
 from ._channels import cameras_of, channels_of, frame_settings, series_of
+from ._costs import (
+    AT_POINTS,
+    DATASET_S,
+    FLOWN,
+    IN_A_ROW,
+    MEASURE_S,
+    RUN_S,
+    UNKNOWN_EXPOSURE_S,
+    Way,
+    focus_s,
+    move_s,
+    readouts_s,
+    select_s,
+    step_s,
+)
 from ._parameters import Parameters, channel_field, choice, count, described, once_a_scope, position_field
-from ._sweeping import MEASURE_S, SERIES, focusing_stages, sweep_field, sweep_of, sweep_slices
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
-
-FRAME_OVERHEAD_S = 0.02
-"""Readout, moves and writing of one software-triggered frame, beside its exposure."""
+from ._stepped import InARow
+from ._sweeping import SERIES, focusing_stages, sweep_field, sweep_of, sweep_slices
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 MOST_CHANNELS = 8
 
@@ -71,11 +84,13 @@ def sweep_estimate(parameters: Any, scope: Scope, camera: str, times: int = 1) -
     if sweep is None:
         return Estimate()
     settings, frames = frame_settings(channels_of(parameters)[0], scope), times * sweep_slices(sweep)
-    exposure_s = (settings.exposure_ms or 10.0) / 1000
+    exposure_s = UNKNOWN_EXPOSURE_S if settings.exposure_ms is None else settings.exposure_ms / 1000
+    frame_s = exposure_s + readouts_s(scope, [camera])[0] + AT_POINTS.frame_s + step_s(scope, sweep.axis) + MEASURE_S
     return Estimate(
-        seconds=frames * (exposure_s + FRAME_OVERHEAD_S + MEASURE_S),
+        seconds=DATASET_S + frames * frame_s + times * move_s(scope, sweep.axis),
         frames={in_series(camera, SERIES): frames},
         dose={settings.light: frames * exposure_s * (settings.power_pct or 0.0)} if settings.light else {},
+        once_s=DATASET_S,
     )
 
 
@@ -91,27 +106,49 @@ def camera_choices(scope: Scope) -> list[str]:
 
 
 def imaging_estimate(
-    parameters: Any, scope: Scope, cameras: Iterable[str], frames: int, exposures: int | None = None
+    parameters: Any, scope: Scope, cameras: Iterable[str], frames: int, exposures: int | None = None, way: Way = FLOWN
 ) -> Estimate:
-    """``frames``: of each camera in each channel; ``exposures``: how often the light is on for them, None: for each by itself.
-    Without what a sweep for the focus takes (`sweep_estimate`).
+    """One round of frames, without what a sweep for the focus takes (`sweep_estimate`).
+
+    Parameters
+    ----------
+    frames
+        Of each camera in each channel.
+    exposures
+        How often the light is on for them, where cameras expose together; None: for each by itself.
     """
-    cameras = list(cameras)
+    readouts = readouts_s(scope, cameras := list(cameras))
     times = frames * len(cameras) if exposures is None else exposures
-    seconds = RUN_S
+    readout_s = sum(readouts) / len(readouts) if exposures is None else max(readouts)
     counts: dict[str, int] = {}
     dose: dict[str, float] = {}
-    for channel in channels_of(parameters):
+    round_s, channels = getting_there_s(parameters, scope), channels_of(parameters)
+    for channel in channels:
         settings = frame_settings(channel, scope)
-        exposure_s = (settings.exposure_ms or 10.0) / 1000
-        seconds += times * (exposure_s + FRAME_OVERHEAD_S)
+        exposure_s = UNKNOWN_EXPOSURE_S if settings.exposure_ms is None else settings.exposure_ms / 1000
+        selections = frames if way.by_point and len(channels) > 1 else 1
+        round_s += way.begin_s + selections * select_s(scope, channel)
+        round_s += times * (exposure_s + readout_s + way.frame_s)
         counts |= {in_series(camera, series_of(parameters, channel)): frames for camera in cameras}
         if settings.light:
             dose[settings.light] = dose.get(settings.light, 0.0) + times * exposure_s * (settings.power_pct or 0.0)
-    return Estimate(seconds=seconds, frames=counts, dose=dose)
+    once_s = RUN_S + len(counts) * DATASET_S
+    return Estimate(seconds=once_s + round_s, frames=counts, dose=dose, once_s=once_s)
 
 
-class Snap(Stepped):
+def getting_there_s(parameters: Any, scope: Scope) -> float:
+    """What comes before a round's frames: the way to the position, the focus lock."""
+    x, _, z = scope.sample_axes()
+    place = getattr(parameters, "position", None)
+    seconds = 0.0
+    if place is not None:
+        seconds += move_s(scope, x, *(() if getattr(place, "z_um", 0.0) is None else (z,)))
+    if getattr(parameters, "focus", "none") == "lock":
+        seconds += focus_s(scope)
+    return seconds
+
+
+class Snap(InARow):
     def points(self) -> PlanBody:
         yield from ()
         return [{} for _ in range(self.parameters.n)]
@@ -139,7 +176,7 @@ def snap(scope: Scope) -> Template | None:
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         cameras = cameras_of(scope, parameters.camera)
-        taken = imaging_estimate(parameters, scope, cameras, parameters.n, parameters.n)
+        taken = imaging_estimate(parameters, scope, cameras, parameters.n, parameters.n, IN_A_ROW)
         return taken + sweep_estimate(parameters, scope, cameras[0])
 
     return Template("snap", model, body, estimate, acquire=Snap, example={"n": 2, **example_channel(scope)})

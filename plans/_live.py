@@ -12,9 +12,10 @@ from pydantic import create_model
 from ..config import Scope
 from ..devices import LivePlan
 from ..hardware import FrameSettings
+from ._costs import RUN_S
 from ._parameters import Parameters, choice, number
 from ._reading import observe
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 LONGEST_S = 120.0
 VIEWER_S = 2.0

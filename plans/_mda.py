@@ -17,15 +17,17 @@ from ..config import Scope
 from ..devices import CameraDetector, CameraPlan, in_series
 from ._acquisition import Acquisition, run_of
 from ._channels import cameras_of
+from ._costs import DATASET_S, RUN_S, move_s
 from ._ending import ending
 from ._imaging import camera_choices, common_fields
+from ._messages import checkpoint, move, read_together, trigger
 from ._parameters import Parameters, choice
 from ._reading import answer, value
 from ._rounds import LOOK_S, RoundRecord
 from ._sequence import Refused, as_validation_error, check_sequence, events
 from ._sequence_survey import Series, is_focusing, series_of_event, settings_of, survey
 from ._space import wait_for_space
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 AXES = "tpgcz"
 KEYS: dict[str, list[str]] = {
@@ -159,7 +161,7 @@ class Events(Acquisition):
             yield from bps.prepare(detector, self._plan(series), wait=True)
         began, due, taken = 0.0, None, 0
         for event in events(self.parameters.sequence, field_um):
-            yield from bps.checkpoint()
+            yield from checkpoint()
             if event.reset_event_timer or due is None:
                 began = self._clock()
             start = event.min_start_time or 0.0
@@ -189,10 +191,8 @@ class Events(Acquisition):
             return
         self.rounds_record.tell(self._number, *self._round, "taken" if taken else "no frames")
         self._number += 1
-        yield from bps.checkpoint()
-        yield from bps.create("rounds")
-        yield from bps.read(self.rounds_record)
-        yield from bps.save()
+        yield from checkpoint()
+        yield from read_together(self.rounds_record, stream="rounds")
 
     def _go(self, event: useq.MDAEvent, before: Mapping[Any, float]) -> PlanBody:
         """To where the event says; where it says nothing, an axis stays."""
@@ -210,7 +210,7 @@ class Events(Acquisition):
             for stage, target in moves.items():
                 stage.check_value(target)
             self._at |= moves  # before they are there: whoever is stopped on the way goes back too
-            yield from bps.mv(*(part for pair in moves.items() for part in pair))
+            yield from move(moves)
 
     def _focus_at(self, event: useq.MDAEvent, before: Mapping[Any, float]) -> PlanBody:
         """Focus once at the event's place; its frames are taken as far from what the sequence says as the focus was found."""
@@ -251,9 +251,8 @@ class Events(Acquisition):
             yield from bps.mv(self.context.devices["channel"], series.channel)
             self._selected = series.channel
         self._record.tell(event)
-        yield from bps.trigger_and_read(
-            [detector, self._record, *self._positioners], name=self._names[series] or "primary"
-        )
+        yield from trigger(detector)
+        yield from read_together(detector, self._record, *self._positioners, stream=self._names[series] or "primary")
 
     def _plan(self, series: Series) -> CameraPlan:
         only_z = self._survey.axes <= {"c", "z"} and "z" in self._survey.axes
@@ -330,7 +329,9 @@ def mda(scope: Scope) -> Template | None:
             if settings.light:
                 seconds = number * (settings.exposure_ms or 10.0) / 1000
                 dose[settings.light] = dose.get(settings.light, 0.0) + seconds * (settings.power_pct or 0.0)
-        return Estimate(seconds=RUN_S + found.seconds, frames=frames, dose=dose)
+        once_s = RUN_S + len(frames) * DATASET_S
+        x, _, z = scope.sample_axes()
+        return Estimate(once_s + found.seconds + move_s(scope, x, z), frames, dose, once_s)
 
     small = {**_example(scope), "time_plan": {"interval": 0.1, "loops": 2}}
     return Template("mda", model, body, estimate, example={"sequence": small})

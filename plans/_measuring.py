@@ -15,6 +15,7 @@ from ..devices import CameraPlan, Finding, FrameMeter
 from ..hardware import FrameSettings
 from ._ending import ending
 from ._focus_fit import Peak, check_r2, check_structure, fit_peak
+from ._messages import checkpoint, move, trigger
 from ._reading import observe, value
 from ._template import PlanBody, PlanContext
 
@@ -51,12 +52,11 @@ class Measuring:
     ) -> PlanBody:
         """Move there, take a frame, measure it: an event, with what else stands ``beside``. Returns its readings by name."""
         meter = self.meter if meter is None else meter
-        yield from bps.checkpoint()
-        if targets:
-            yield from bps.mv(*(part for pair in targets.items() for part in pair))
-        yield from bps.trigger(meter, wait=True)
+        yield from checkpoint()
+        yield from move(targets)
+        yield from trigger(meter)
         found = yield from observe(meter, *targets, *beside, stream=self._stream if stream is None else stream)
-        yield from bps.checkpoint()
+        yield from checkpoint()
         return found
 
     def along(self, axis: Any, targets: list[float], curve: Curve, *beside: Any) -> PlanBody:

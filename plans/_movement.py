@@ -8,20 +8,15 @@ from bluesky import plan_stubs as bps
 from pydantic import create_model, model_validator
 
 from ..config import Scope
+from ._costs import CALL_S, RUN_S, move_s
 from ._parameters import Parameters, choice, number
 from ._reading import observe, value
 from ._template import Estimate, PlanBody, PlanContext, Template
 
-LOOK_S = 0.1
-"""What a run without images counts in an estimate, beside what it does."""
-MOVE_S = 1.0
-"""What a move counts whose time the scope file doesn't say: of a turret."""
 
-
-def move_s(scope: Scope, *axes: str | None) -> float:
-    """What moves of these axes count in an estimate, one after the other (scope.yml: devices.….move_s)."""
-    names = [axis.partition(".")[0] for axis in axes if axis is not None]
-    return sum(getattr(scope.devices[name], "move_s", 0.0) for name in names)
+def moved(scope: Scope, *axes: str | None) -> Estimate:
+    """A run that moves these axes, one after the other, and reads them before and after."""
+    return Estimate(seconds=RUN_S + move_s(scope, *axes) + 2 * CALL_S)
 
 
 def device_of(context: PlanContext, axis: str) -> Any:
@@ -110,7 +105,7 @@ def move_axis(scope: Scope) -> Template | None:
         "move_axis",
         model,
         body,
-        lambda parameters, scope: Estimate(seconds=LOOK_S + move_s(scope, parameters.axis)),
+        lambda parameters, scope: moved(scope, parameters.axis),
         example={"axis": next(iter(axes)), "by": 0.0},
     )
 
@@ -137,9 +132,7 @@ def move_xy(scope: Scope) -> Template | None:
         return (yield from move_stage_run(stage, (parameters.x_um, parameters.y_um)))
 
     example = {"x_um": nearest(0.0, axes[x].limits), "y_um": nearest(0.0, axes[y].limits)}
-    return Template(
-        "move_xy", model, body, lambda _, scope: Estimate(seconds=LOOK_S + move_s(scope, x)), example=example
-    )
+    return Template("move_xy", model, body, lambda _, scope: moved(scope, x), example=example)
 
 
 def move_z(scope: Scope) -> Template | None:
@@ -164,7 +157,7 @@ def move_z(scope: Scope) -> Template | None:
         "move_z",
         model,
         body,
-        lambda _, scope: Estimate(seconds=LOOK_S + move_s(scope, z)),
+        lambda _, scope: moved(scope, z),
         example={"z_um": nearest(0.0, scope.axes()[z].limits)},
     )
 
@@ -191,7 +184,7 @@ def home(scope: Scope) -> Template | None:
         "home",
         model,
         body,
-        lambda parameters, scope: Estimate(seconds=LOOK_S + move_s(scope, parameters.axis)),
+        lambda parameters, scope: moved(scope, parameters.axis),
         example={"axis": next(iter(homes))},
         people_only=True,
     )

@@ -11,12 +11,13 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 from ..config import Scope
 from ..devices import Geometry
 from ._acquisition import Acquisition, go_to, one_run
+from ._costs import RUN_S, move_s
 from ._doing import Do, do_field
 from ._ending import ending
-from ._movement import move_s, nearest
+from ._movement import nearest
 from ._parameters import Parameters, number, place_field
 from ._reading import value
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 MOST_PLACES = 200
 LONGEST_NAME = 64
@@ -181,6 +182,11 @@ def visit_s(scope: Scope, parameters: Any) -> float:
     return move_s(scope, x, *((z, z) if over else ()))
 
 
+def of_places(once_s: float, places: int) -> float:
+    """What one run at so many places costs once: each has its files."""
+    return RUN_S + places * (once_s - RUN_S)
+
+
 def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | None:
     """``made``: what may be done at each place, among others."""
     x, y, _ = scope.sample_axes()
@@ -219,11 +225,13 @@ def multi_position(scope: Scope, made: Mapping[str, Template]) -> Template | Non
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         one, places = do.estimate(parameters.do, scope), len(parameters.positions)
+        once_s = of_places(one.once_s, places)
         names = [place_name(place, index) for index, place in enumerate(parameters.positions)]
         return Estimate(
-            seconds=RUN_S + places * (one.seconds - RUN_S + visit_s(scope, parameters)),
+            seconds=once_s + places * (one.round_s + visit_s(scope, parameters)),
             frames={f"{dataset}_{name}": count for name in names for dataset, count in one.frames.items()},
             dose={light: dose * places for light, dose in one.dose.items()},
+            once_s=once_s,
         )
 
     example = {"positions": [example_place(scope)], "do": do.example()}

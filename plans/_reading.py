@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from bluesky import Msg
-from bluesky import plan_stubs as bps
 
+from ._messages import read_together
 from ._template import PlanBody
 
 TRIES = 10
@@ -34,15 +34,9 @@ def value(device: Any) -> PlanBody:
 def observe(*devices: Any, stream: str = "primary") -> PlanBody:
     """An event with these devices' readings; returns their values by name."""
     found: dict[str, Any] = {}
-    lost = []
-    yield from bps.create(stream)
-    for device in devices:
-        reading = yield from bps.read(device)
-        if reading is None:
-            lost.append(device)
-        found |= {name: entry["value"] for name, entry in (reading or {}).items()}
-    yield from bps.save()
-    for device in lost:
-        reading = yield from answer(Msg("read", device))
+    readings = yield from read_together(*devices, stream=stream)
+    for device, reading in zip(devices, readings, strict=True):
+        if reading is None:  # a pause came
+            reading = yield from answer(Msg("read", device))
         found |= {name: entry["value"] for name, entry in reading.items()}
     return found

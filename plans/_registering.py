@@ -70,6 +70,6 @@ def register_views(scope: Scope) -> Template | None:
         return (yield from calibrated(Views(parameters, context, cameras)))
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        return measured_estimate(parameters, scope, [cameras["A"], cameras["B"]], 1)
+        return measured_estimate(parameters, scope, [cameras["A"], cameras["B"]], 1, shifts=1)
 
     return Template("register_views", model, body, estimate, example=example_channel(scope))

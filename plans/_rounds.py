@@ -12,9 +12,10 @@ from pydantic import create_model
 from ..config import Scope
 from ._acquisition import run_of
 from ._doing import do_field
+from ._messages import checkpoint, read_together
 from ._parameters import Parameters, choice, count, number
 from ._space import wait_for_space
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 LATE_S = 0.1
 """A round that begins later than this after its time counts as late."""
@@ -115,18 +116,17 @@ def in_time(
             began = clock()
             taken = yield from once()
             record.tell(number_, due - first, began - first, "taken" if taken else "no frames")
-        yield from bps.checkpoint()
-        yield from bps.create("rounds")
-        yield from bps.read(record)
-        yield from bps.save()
+        yield from checkpoint()
+        yield from read_together(record, stream="rounds")
 
 
 def all_rounds(one: Estimate, rounds: int, interval_s: float) -> Estimate:
     """Of so many rounds like one."""
     return Estimate(
-        seconds=(rounds - 1) * max(interval_s, one.seconds - RUN_S) + one.seconds,
+        seconds=one.once_s + (rounds - 1) * max(interval_s, one.round_s) + one.round_s,
         frames={name: count * rounds for name, count in one.frames.items()},
         dose={light: dose * rounds for light, dose in one.dose.items()},
+        once_s=one.once_s,
     )
 
 
@@ -158,6 +158,7 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
         frames written, and how many rounds were late and left out.
         """
         acquisition = do.acquire(parameters.do, context, rounds=parameters.rounds)
+        acquisition.back_to_back = parameters.interval_s == 0
         frames = do.estimate(parameters.do, scope).frames
         record = RoundRecord()
 
@@ -170,6 +171,7 @@ def time_lapse(scope: Scope, made: Mapping[str, Template]) -> Template | None:
                 on_late="run" if parameters.interval_s == 0 else parameters.on_late,
                 before=lambda: wait_for_space(context, frames),
             )
+            yield from acquisition.written()
 
         metadata = {"rounds": parameters.rounds, "interval_s": parameters.interval_s, "do": parameters.do.plan}
         result = yield from run_of(acquisition, rounds, **metadata)

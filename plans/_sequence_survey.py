@@ -15,8 +15,7 @@ import useq
 from ..config import Scope
 from ..hardware import FrameSettings
 from ._channels import frame_settings
-from ._imaging import FRAME_OVERHEAD_S
-from ._movement import MOVE_S
+from ._costs import AT_POINTS, CALL_S, UNKNOWN_EXPOSURE_S, focus_s, move_s, readouts_s, step_s
 from ._sequence import counted_one_by_one, events, parse, resolve_channel, timeless
 
 
@@ -83,7 +82,11 @@ def _survey(text: str, hashed: _Hashed) -> Survey:
     found = Survey(times=bool(outer))
     at_place: dict[int, float] = {}
     """Seconds of one time point, by position."""
+    x, _, z = scope.sample_axes()
+    readout_s = max(readouts_s(scope, scope.of_kind("camera")), default=0.0)  # whichever camera it will be
     here: tuple[float | None, float | None] | None = None
+    deep: float | None = None
+    selected: str | None = None
     for event in events(raw if one_by_one else timeless(raw), (0.0, 0.0)):
         place = event.index.get("p", -1)
         inner = _inner_times(sequence, place)
@@ -92,12 +95,19 @@ def _survey(text: str, hashed: _Hashed) -> Survey:
         cost = 0.0
         if (event.x_pos, event.y_pos) not in (here, (None, None)):
             here = (event.x_pos, event.y_pos)
-            cost += MOVE_S
+            cost += move_s(scope, x)
+        if z is not None and event.z_pos not in (deep, None):
+            deep = event.z_pos
+            cost += step_s(scope, z) + CALL_S
         if is_focusing(event):
-            cost += MOVE_S
+            cost += focus_s(scope)
         else:
             series = series_of_event(event, scope)
-            cost += (settings_of(series, scope).exposure_ms or 10.0) / 1000 + FRAME_OVERHEAD_S
+            if series.channel is not None and series.channel != selected:
+                selected = series.channel
+                cost += scope.channels[selected].select_s + CALL_S
+            cost += (settings_of(series, scope).exposure_ms or 1000 * UNKNOWN_EXPOSURE_S) / 1000
+            cost += readout_s + AT_POINTS.frame_s
             taken = 1 if one_by_one else _taken(sequence, event, outer) * max(len(inner), 1)
             found.frames[series] = found.frames.get(series, 0) + taken
         at_place[place] = at_place.get(place, 0.0) + cost

@@ -10,13 +10,15 @@ from pydantic import create_model, model_validator
 from ..config import Scope
 from ..devices import ProgramPlan, in_series
 from ..hardware import VolumeProgram, VolumeView
-from ._acquisition import Acquisition, Flown, Stepped, one_run
+from ._acquisition import Acquisition, Flown, one_run
 from ._channels import cameras_of, channels_of, frame_settings
+from ._costs import AT_POINTS, FLOWN, move_s, step_s
 from ._ending import ending
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate, sweep_estimate
 from ._movement import device_of
 from ._parameters import MAX_FRAMES, Parameters, choice, number
 from ._reading import value
+from ._stepped import Stepped
 from ._steps import centred_steps, stack_slices
 from ._sweeping import sweep_of
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -92,9 +94,12 @@ class StackByStep(Stepped):
         yield from ending(super()._take(), back)
 
 
+def by_step(parameters: Any) -> bool:
+    return parameters.order == "zc" and len(channels_of(parameters)) > 1
+
+
 def stack_of(parameters: Any, *args: Any, **more: Any) -> Acquisition:
-    by_step = parameters.order == "zc" and len(channels_of(parameters)) > 1
-    return (StackByStep if by_step else Stack)(parameters, *args, **more)
+    return (StackByStep if by_step(parameters) else Stack)(parameters, *args, **more)
 
 
 def z_stack(scope: Scope) -> Template | None:
@@ -159,9 +164,11 @@ def z_stack(scope: Scope) -> Template | None:
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         slices = stack_slices(parameters.range_um, parameters.step_um)
-        cameras = cameras_of(scope, parameters.camera)
-        taken = imaging_estimate(parameters, scope, cameras, slices, slices)
-        return taken + sweep_estimate(parameters, scope, cameras[0])
+        cameras, way = cameras_of(scope, parameters.camera), AT_POINTS if by_step(parameters) else FLOWN
+        stacks = 1 if by_step(parameters) else len(channels_of(parameters))
+        moves_s = stacks * (slices * step_s(scope, parameters.axis) + move_s(scope, parameters.axis))
+        taken = imaging_estimate(parameters, scope, cameras, slices, slices, way)
+        return taken + Estimate(seconds=moves_s) + sweep_estimate(parameters, scope, cameras[0])
 
     return Template(
         "z_stack",

@@ -11,8 +11,9 @@ from pydantic import Field, create_model, model_validator
 
 from ..config import NAME, Position, Scope
 from ..hardware import DeviceError, HardwareError
+from ._costs import CALL_S, RUN_S, focus_s, move_s, turn_s
 from ._ending import ending
-from ._movement import LOOK_S, MOVE_S, move_s, nearest, retract
+from ._movement import nearest, retract
 from ._parameters import Parameters, choice, number
 from ._reading import observe
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -36,7 +37,10 @@ def read_state(scope: Scope) -> Template:
         yield from bps.close_run()
         return {"run_uid": run_uid, "state": state}
 
-    return Template("read_state", model, body, lambda _parameters, _scope: Estimate(seconds=2 * LOOK_S))
+    def estimate(_: Any, scope: Scope) -> Estimate:
+        return Estimate(seconds=RUN_S + CALL_S * (len(scope.devices) + len(scope.lights)))
+
+    return Template("read_state", model, body, estimate)
 
 
 def set_light(scope: Scope) -> Template | None:
@@ -112,10 +116,12 @@ def set_light(scope: Scope) -> Template | None:
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         if not parameters.on:
-            return Estimate(seconds=LOOK_S)
+            return Estimate(seconds=RUN_S + 2 * CALL_S)
         lowest = scope.lights[parameters.light].limits_pct[0]
         power = lowest if parameters.power_pct is None else parameters.power_pct
-        return Estimate(seconds=LOOK_S + parameters.max_s, dose={parameters.light: power * parameters.max_s})
+        calls = 4 + parameters.max_s // LIT_STEP_S
+        seconds = RUN_S + parameters.max_s + calls * CALL_S
+        return Estimate(seconds, dose={parameters.light: power * parameters.max_s})
 
     return Template("set_light", model, body, estimate, example={"light": next(iter(lights)), "on": True, "max_s": 0.1})
 
@@ -146,7 +152,7 @@ def set_objective(scope: Scope) -> Template | None:
         return {"run_uid": run_uid, "name": parameters.name, "label": reading[turret], "retracted": retracted}
 
     def estimate(_: Any, scope: Scope) -> Estimate:
-        return Estimate(seconds=LOOK_S + MOVE_S + move_s(scope, *scope.safety.retract_first))
+        return Estimate(seconds=RUN_S + turn_s(scope) + move_s(scope, *scope.safety.retract_first) + CALL_S)
 
     return Template("set_objective", model, body, estimate, example={"name": next(iter(scope.objectives))})
 
@@ -206,7 +212,7 @@ def set_temperature(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         device = scope.of_kind("temperature")[parameters.device]
         longest = device.timeout_s if parameters.timeout_s is None else parameters.timeout_s
-        return Estimate(seconds=max(device.stable_s, min(60.0, longest)) if parameters.wait else LOOK_S)
+        return Estimate(RUN_S + 3 * CALL_S + (max(device.stable_s, min(60.0, longest)) if parameters.wait else 0.0))
 
     first = next(iter(settable.values()))
     example = {"target_c": nearest(30.0, first.limits), "wait": False}
@@ -240,7 +246,11 @@ def autofocus(scope: Scope) -> Template | None:
         return {"run_uid": run_uid, "before": before[axis], "after": after[axis], "locked": after[name]}
 
     return Template(
-        "autofocus", model, body, lambda _parameters, _scope: Estimate(seconds=2.0), example={"mode": "once"}
+        "autofocus",
+        model,
+        body,
+        lambda _, scope: Estimate(seconds=RUN_S + focus_s(scope) + 2 * CALL_S),
+        example={"mode": "once"},
     )
 
 
@@ -293,7 +303,7 @@ def mark_position(scope: Scope) -> Template | None:
         "mark_position",
         model,
         body,
-        lambda _parameters, _scope: Estimate(seconds=LOOK_S),
+        lambda _parameters, _scope: Estimate(seconds=RUN_S + 2 * CALL_S),
         example={"name": "embryo_1"},
         people_only=True,
     )
@@ -326,7 +336,7 @@ def shutdown_safe(scope: Scope) -> Template:
         return {"run_uid": run_uid, "steps": steps}
 
     def estimate(_: Any, scope: Scope) -> Estimate:
-        return Estimate(seconds=LOOK_S + move_s(scope, *scope.safety.retract_first))
+        return Estimate(seconds=RUN_S + move_s(scope, *scope.safety.retract_first) + 2 * CALL_S)
 
     return Template("shutdown_safe", model, body, estimate)
 

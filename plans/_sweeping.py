@@ -14,8 +14,6 @@ from ._steps import stack_slices
 
 METRICS = get_args(FocusMetric)
 MOST_POSITIONS = 1000
-MEASURE_S = 0.04
-"""Measuring one frame, beside taking it."""
 SERIES = "focus"
 """Names the dataset of a sweep before other frames."""
 

@@ -33,10 +33,6 @@ class PlanContext:
         return Positions(self.scope, self.layout)
 
 
-RUN_S = 0.4
-"""What a run with images counts in an estimate, beside its frames: files that are made and closed."""
-
-
 @dataclass(frozen=True)
 class Estimate:
     """What a plan will take, from its parameters alone."""
@@ -46,6 +42,13 @@ class Estimate:
     """By dataset."""
     dose: dict[str, float] = field(default_factory=dict)
     """By light: power × time on, in % × s."""
+    once_s: float = 0.0
+    """So much of the seconds the run costs once, in however many rounds it does the same."""
+
+    @property
+    def round_s(self) -> float:
+        """What each round takes."""
+        return self.seconds - self.once_s
 
     def __add__(self, other: Estimate) -> Estimate:
         """Of one after the other."""
@@ -54,7 +57,7 @@ class Estimate:
             frames[name] = frames.get(name, 0) + count
         for light, more in other.dose.items():
             dose[light] = dose.get(light, 0.0) + more
-        return Estimate(self.seconds + other.seconds, frames, dose)
+        return Estimate(self.seconds + other.seconds, frames, dose, self.once_s + other.once_s)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from bluesky import plan_stubs as bps
 from pydantic import Field, create_model, model_validator
 
 from ..config import Scope
-from ._acquisition import Stepped, one_run
+from ._acquisition import one_run
 from ._channels import cameras_of
+from ._costs import AT_POINTS, move_s
 from ._ending import ending
 from ._imaging import camera_choices, common_fields, example_channel, imaging_estimate, sweep_estimate
-from ._movement import move_s
 from ._parameters import Parameters, choice, count, number, place_field
 from ._reading import answer, value
+from ._stepped import Stepped
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 MOST_TILES = 2_500
@@ -106,7 +107,7 @@ def _tiles_estimate(parameters: Any, scope: Scope, tiles: int) -> Estimate:
     cameras = cameras_of(scope, parameters.camera)
     moves = Estimate(seconds=(tiles + 1) * move_s(scope, scope.sample_axes()[0]))
     return (
-        imaging_estimate(parameters, scope, cameras, tiles, tiles)
+        imaging_estimate(parameters, scope, cameras, tiles, tiles, AT_POINTS)
         + moves
         + sweep_estimate(parameters, scope, cameras[0])
     )

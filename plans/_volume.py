@@ -13,15 +13,16 @@ from ..hardware import VolumeProgram, VolumeView, slice_timing, volume_ms
 from ._acquisition import Flown, one_run
 from ._calibrations import Calibrations
 from ._channels import channels_of, frame_settings
+from ._costs import FLOWN, UNKNOWN_EXPOSURE_S, move_s, select_s, step_s
 from ._ending import ending
-from ._imaging import common_fields, example_channel, imaging_estimate, sweep_estimate
+from ._imaging import common_fields, example_channel, getting_there_s, imaging_estimate, sweep_estimate
 from ._movement import device_of
 from ._parameters import Parameters, choice, count, number
 from ._positions import Positions
 from ._reading import value
 from ._steps import centred_steps
 from ._sweeping import sweep_of
-from ._template import RUN_S, Estimate, PlanBody, PlanContext, Template
+from ._template import Estimate, PlanBody, PlanContext, Template
 
 
 def acquire_volume(scope: Scope) -> Template | None:
@@ -159,7 +160,12 @@ def acquire_volume(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         cameras = [views[view][0] for view in chosen_views(parameters, views)]
         software = imaging_estimate(parameters, scope, cameras, parameters.slices)
-        taken = by_controller(parameters, scope, cameras, software) if swept else software
+        if swept:
+            taken = by_controller(parameters, scope, cameras, software)
+        else:
+            piezos = [views[view][1] for view in chosen_views(parameters, views)]
+            volume_s = sum(parameters.slices * step_s(scope, piezo) + move_s(scope, piezo) for piezo in piezos)
+            taken = software + Estimate(seconds=len(channels_of(parameters)) * volume_s)
         return taken + sweep_estimate(parameters, scope, cameras[0])
 
     example = {"slices": 3, **example_channel(scope)}
@@ -244,20 +250,20 @@ def by_controller(parameters: Any, scope: Scope, cameras: list[str], software: E
     external = [scope.of_kind("camera")[camera].external for camera in cameras]
     controller = scope.volume.controller
     assert controller is not None
-    total, dose = 0.0, dict(software.dose)
+    total, dose = getting_there_s(parameters, scope), dict(software.dose)
     held: dict[str, float] = {}
     for channel in channels_of(parameters):
         settings = frame_settings(channel, scope)
         timing = slice_timing(
-            settings.exposure_ms or 10.0,
+            settings.exposure_ms or 1000 * UNKNOWN_EXPOSURE_S,
             max(camera.readout_ms for camera in external),
             max(camera.reset_ms for camera in external),
         )
         seconds = volume_ms(timing, parameters.slices, len(cameras), controller.delay_before_side_ms) / 1000
-        total += seconds
+        total += FLOWN.begin_s + select_s(scope, channel) + seconds
         if settings.light is not None and scope.lights[settings.light].gated_by == "software":
             held[settings.light] = held.get(settings.light, 0.0) + seconds * (settings.power_pct or 0.0)
-    return Estimate(seconds=RUN_S + total, frames=software.frames, dose=dose | held)
+    return Estimate(software.once_s + total, software.frames, dose | held, software.once_s)
 
 
 def calibration_of(parameters: Any, galvo: Galvo, name: str, stored: Calibrations | None = None) -> Calibration:

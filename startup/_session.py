@@ -39,7 +39,8 @@ class ScopeRunEngine(RunEngine):
 
     A run's recordings end before its stop document, which says how many frames of each dataset are on disk and what dose of
     each light was measured. What was told in an event or a stream document is never repeated: after a pause the RunEngine
-    repeats the messages since the last checkpoint, so saving and collecting each make a checkpoint, in the same step.
+    repeats the messages since the last checkpoint, so saving, collecting and declaring a stream each make a checkpoint, in the
+    same step.
 
     A pause, stop or abort that comes when the plan has done everything changes nothing: it has ended, with its result.
     """
@@ -52,9 +53,18 @@ class ScopeRunEngine(RunEngine):
         """What the plan returned, once it has; bluesky loses it to a pause in that moment."""
         super().__init__({}, call_returns_result=True, **kwargs)
         self.preprocessors.append(self._keep_result)
-        for command, coroutine in (("save", self._save), ("collect", self._collect)):
+        for command, coroutine in (
+            ("save", self._save),
+            ("collect", self._collect),
+            ("declare_stream", self._declare_stream),
+        ):
             self.register_command(command, self._then_checkpoint(coroutine))
+        self.register_command("checkpoint", self._pass_checkpoint)
         self.register_command("require_good_run", self._require_good_run)
+
+    async def _pass_checkpoint(self, msg: Msg) -> None:
+        self._recordings.past()
+        await self._checkpoint(msg)
 
     def __call__(self, *args: Any, **metadata: Any) -> Any:
         self._returned.clear()

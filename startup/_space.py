@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,11 @@ class Space:
         return room_for(self._scope, self._layout, self._sizes.bytes_of(frames))
 
 
+AMPLE = 1000
+LOOK_S = 1.0
+"""A disk that has room for so many rounds isn't looked at again for so long."""
+
+
 class RoundsWait:
     """The RunEngine's side of `queuescope.plans.wait_for_space`: looks at the disk, and tells what waits."""
 
@@ -45,13 +51,20 @@ class RoundsWait:
         self._space, self._waits = space, waits
         self.item_uid: str | None = None
         """The queue item that runs."""
+        self._ample: tuple[Mapping[str, int], float] = {}, 0.0
+        """For these frames there was ample room; until when that is taken for granted (monotonic)."""
 
     async def look(self, msg: Msg) -> Hold | None:
         """``Msg("disk_hold", None, frames)``: why the next round's frames (by dataset) must wait; None where they fit."""
         (frames,) = msg.args
+        now = time.monotonic()
+        if self._ample[0] == frames and now < self._ample[1]:
+            return None
         # In a thread: a network disk that hangs must not keep a pause or an abort waiting.
         room = await asyncio.get_running_loop().run_in_executor(None, self._space.room_for, frames)
         if room is None or room.fits:
+            if room is not None and 0 < AMPLE * room.needed + room.reserve <= room.free:
+                self._ample = frames, now + LOOK_S
             return None
         item_uid = self.item_uid or "by-hand"
         return self._waits.tell(item_uid, "the next round", room)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -199,6 +200,46 @@ def test_a_slow_disk_keeps_nobody_waiting_who_asks(
         state = closed.result(30)
     assert (state.phase, state.datasets["cam_a"].frames_written) == ("closed", 1)
     check_files(local, state, "cam_a")
+
+
+def test_a_frame_is_exposed_before_it_is_on_disk(
+    local: Any, new_plan: Plan, lit: FrameSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``durable=False``: it counts only when it is on disk, which `stop_recording` waits for."""
+    state = local.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=2)))
+    files = local._microscope._recorder._recordings[state.recording].datasets["cam_a"].files
+    goes_on, sync = threading.Event(), files.sync
+    monkeypatch.setattr(files, "sync", lambda indices: goes_on.wait(30) and sync(indices))
+    for _ in range(2):
+        state = local.record_frame(state.recording, {"cam_a": lit}, durable=False)
+        assert not local.light(lit.light).on
+    assert state.datasets["cam_a"].frames_written == len(lines(state, "cam_a")) == 0
+    with ThreadPoolExecutor() as pool:
+        stopped = pool.submit(local.stop_recording, state.recording)
+        goes_on.set()
+        assert stopped.result(30).datasets["cam_a"].frames_written == 2
+    assert local.close_recording(state.recording).error is None
+    check_files(local, state, "cam_a")
+
+
+def test_after_a_frame_that_was_lost_none_is_exposed(
+    local: Any, new_plan: Plan, lit: FrameSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3.12: who went on before it was on disk hears of it with the next."""
+    state = local.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=2)))
+    recording = local._microscope._recorder._recordings[state.recording]
+
+    def full(*_: Any) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recording.datasets["cam_a"].files, "write", full)
+    with contextlib.suppress(RecordingError):  # it may be known at once
+        local.record_frame(state.recording, {"cam_a": lit}, durable=False)
+    assert local.stop_recording(state.recording).phase == "failed"
+    dose = dict(recording.account.measured)
+    with pytest.raises(RecordingError, match="frame 0 of cam_a could not be written"):
+        local.record_frame(state.recording, {"cam_a": lit}, durable=False)
+    assert recording.account.measured == dose
 
 
 def test_a_frame_of_another_shape_is_refused(local: Any, new_plan: Plan, lit: FrameSettings) -> None:

@@ -53,7 +53,10 @@ def test_an_orderly_end_needs_no_restart(tmp_path: Path, make_scope: MakeScope, 
     assert start_process(scope.path, layout.data).event()["event"] == "ready"
 
 
-MOVER = ('"ZStage:Z:32", move_s: 0.03, kind: stage,', '"ZStage:Z:32", move_s: 0.03, kind: stage, moves_on_init: true,')
+MOVER = (
+    '"ZStage:Z:32", move_s: 0.003, kind: stage,',
+    '"ZStage:Z:32", move_s: 0.003, kind: stage, moves_on_init: true,',
+)
 
 
 @pytest.mark.parametrize(("edit", "why"), [(ASK, "micromanager.restart is `ask`"), (MOVER, "loading moves z")])

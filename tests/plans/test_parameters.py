@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from queuescope.config import bundled_scopes, load_scope
 from queuescope.plans import ParameterError, PlanContext, templates
-from queuescope.plans._template import RUN_S
+from queuescope.plans._costs import CALL_S, DATASET_S, FLOWN, RUN_S
+from queuescope.plans._template import Estimate
 from queuescope.startup.__main__ import permissions
 
 SCOPE = load_scope("demo-dispim", environ={})
@@ -128,14 +129,60 @@ def test_every_template_s_own_example_is_good(scope: str) -> None:
         template.check(template.example)
 
 
-def test_a_move_counts_what_the_scope_file_says() -> None:
-    slow = load_scope("demo-dispim", environ={"QUEUESCOPE_DEVICES__XY__MOVE_S": "2"})
-    for name, moves in (("move_xy", 1), ("tile_scan", 13), ("overview", 7)):
-        parameters = TEMPLATES[name].check(GOOD[name])
-        estimate = TEMPLATES[name].estimate
-        assert estimate(parameters, slow).seconds - estimate(parameters, SCOPE).seconds == pytest.approx(
-            moves * (2 - 0.03)
-        )
+def slower(name: str, kwargs: dict[str, Any], key: str, value: float) -> float:
+    """By how many seconds a plan is estimated to be longer where the scope file says so."""
+    slow = load_scope("demo-dispim", environ={f"QUEUESCOPE_{key}": str(value)})
+    parameters, estimate = TEMPLATES[name].check(kwargs), TEMPLATES[name].estimate
+    return estimate(parameters, slow).seconds - estimate(parameters, SCOPE).seconds
+
+
+TWO = [{"name": "gfp"}, {"name": "dapi"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "key", "times"),
+    [
+        ("move_xy", GOOD["move_xy"], "DEVICES__XY__MOVE_S", 1),
+        ("tile_scan", GOOD["tile_scan"], "DEVICES__XY__MOVE_S", 13),
+        ("overview", GOOD["overview"], "DEVICES__XY__MOVE_S", 7),
+        ("snap", {"position": {"x_um": 0, "y_um": 0}}, "DEVICES__XY__MOVE_S", 1),
+        ("set_objective", {"name": "water20"}, "DEVICES__OBJECTIVE__MOVE_S", 1),
+        ("autofocus", {"mode": "once"}, "DEVICES__AUTOFOCUS__FOCUS_S", 1),
+        ("snap", {"focus": "lock"}, "DEVICES__AUTOFOCUS__FOCUS_S", 1),
+        ("snap", {"n": 3, "channels": TWO[:1]}, "CHANNELS__GFP__SELECT_S", 1),
+        ("snap", {"n": 3, "channels": TWO}, "CHANNELS__GFP__SELECT_S", 3),
+        ("z_stack", {"range_um": 4, "step_um": 1, "channels": TWO}, "CHANNELS__GFP__SELECT_S", 1),
+        ("z_stack", {"range_um": 4, "step_um": 1, "channels": TWO, "order": "zc"}, "CHANNELS__GFP__SELECT_S", 5),
+    ],
+)
+def test_an_estimate_counts_what_the_scope_file_says(name: str, kwargs: dict[str, Any], key: str, times: int) -> None:
+    """Each move, turn, focusing and selection, as often as the plan does it."""
+    two, three = (slower(name, kwargs, key, value) for value in (2, 3))
+    assert three - two == pytest.approx(times)
+
+
+def test_a_frame_counts_its_readout() -> None:
+    longer = "DEVICES__OVERVIEW__READOUT_MS"
+    for name, kwargs in (("snap", {"camera": "overview", "n": 5}), ("tile_scan", {"rows": 1, "columns": 5})):
+        kwargs = {**kwargs, "camera": "overview"}
+        assert slower(name, kwargs, longer, 1007) == pytest.approx(5)
+    burst = {"cameras": ["overview"], "frames": 5, "channels": [{"name": "gfp", "exposure_ms": 900.0}]}
+    assert slower("burst", burst, longer, 1000) == pytest.approx(5 * 0.1)  # it reads out while it exposes
+
+
+def test_rounds_cost_once_what_a_run_costs_once() -> None:
+    """Documents and files come once, in however many rounds; each place has files of its own."""
+
+    def of(name: str, **kwargs: Any) -> Estimate:
+        return TEMPLATES[name].estimate(TEMPLATES[name].check(kwargs), SCOPE)
+
+    snap = {"plan": "snap", "kwargs": {"camera": "overview"}}
+    one, lapse = of("snap", camera="overview"), of("time_lapse", do=snap, interval_s=0, rounds=9)
+    assert one.once_s == pytest.approx(RUN_S + DATASET_S)
+    assert (lapse.once_s, lapse.round_s) == pytest.approx((one.once_s, 9 * one.round_s))
+    assert of("time_lapse", do=snap, interval_s=2, rounds=9).seconds == pytest.approx(8 * 2 + one.seconds)
+    places = of("multi_position", do=snap, positions=[{"x_um": 0, "y_um": 0}, {"x_um": 9, "y_um": 0}])
+    assert places.once_s == pytest.approx(RUN_S + 2 * DATASET_S)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +350,8 @@ def test_an_estimate_knows_the_controllers_timing() -> None:
     """Two sides of 20 slices at 10 ms of light, 10 ms reset and readout: 30.25 ms each, and 20 ms before each side."""
     parameters = TEMPLATES["acquire_volume"].check({"slices": 20, "channels": [{"name": "gfp"}]})
     found = TEMPLATES["acquire_volume"].estimate(parameters, SCOPE)
-    assert found.seconds == pytest.approx(RUN_S + 2 * (0.02 + 20 * 0.03025))
+    selected_s = SCOPE.channels["gfp"].select_s + CALL_S
+    assert found.round_s == pytest.approx(FLOWN.begin_s + selected_s + 2 * (0.02 + 20 * 0.03025))
     assert found.frames == {"cam_a": 20, "cam_b": 20}
     assert found.dose == {"l488": pytest.approx(40 * 0.01 * 2)}
 

@@ -159,11 +159,11 @@ def test_a_failed_frame_fails_the_run_and_says_why(session: Session, monkeypatch
     """R3.12 fewer frames than asked for is a failed run; those that exist are counted."""
     take, calls = session.hardware.record_frame, []
 
-    def record_frame(recording: str, settings: dict[str, FrameSettings]) -> Any:
+    def record_frame(recording: str, settings: dict[str, FrameSettings], durable: bool) -> Any:
         calls.append(recording)
         if len(calls) == 3:
             raise RecordingError("overview gave no frame", frames_written={"overview": 2})
-        return take(recording, settings)
+        return take(recording, settings, durable)
 
     monkeypatch.setattr(session.hardware, "record_frame", record_frame)
     with pytest.raises(FailedStatus):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bluesky import Msg
 
 from queuescope.config import Scope, load_scope
 from queuescope.layout import Layout
@@ -16,7 +18,7 @@ from queuescope.plans import templates
 from queuescope.startup._frame_sizes import FrameSizes
 from queuescope.startup._gate import Gate
 from queuescope.startup._queueserver import KeyedPlanQueue, ScopeManager
-from queuescope.startup._space import Space
+from queuescope.startup._space import RoundsWait, Space
 
 FRAME = 2048 * 2048 * 2
 
@@ -156,6 +158,31 @@ def test_a_disk_that_nobody_sees_is_no_reason(layout: Layout, sizes: FrameSizes,
     assert (here.path, here.needed) == (tmp_path, 5)
     remote = storage | {"QUEUESCOPE_SERVICES__HARDWARE": "tcp://192.0.2.1:9999"}
     assert room_for(load_scope("demo-dispim", environ=remote), layout, 5) is None
+
+
+def test_an_ample_disk_is_looked_at_once_for_rounds_in_quick_succession(
+    layout: Layout, sizes: FrameSizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Issue 5: each look is a change of thread; where rounds could fill the disk within a moment every round looks."""
+    scope = scope_keeping(0)
+    space, looks = Space(scope, layout, templates(scope)), []
+    room = space.room_for
+    monkeypatch.setattr(space, "room_for", lambda frames: looks.append(frames) or room(frames))
+    watch = RoundsWait(space, Waits(layout))
+    free = room({"cam_a": 1})
+    assert free is not None
+    many = {"cam_a": free.free // FRAME // 2}
+
+    def look(frames: dict[str, int]) -> None:
+        assert asyncio.run(watch.look(Msg("disk_hold", None, frames))) is None
+
+    for frames in ({"cam_a": 1}, {"cam_a": 1}, many, many):
+        look(frames)
+    assert looks == [{"cam_a": 1}, many, many]
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2)
+    look({"cam_a": 1})
+    assert looks[3:] == [{"cam_a": 1}]
 
 
 def test_another_root_is_the_remedy(layout: Layout) -> None:
