@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -102,6 +103,25 @@ def test_a_frame_is_exposed_while_the_one_before_is_on_its_way_to_the_disk(
     run_uid = run(session, name, kwargs).run_start_uids[0]
     assert before == []
     assert told(documents(session, run_uid)) == {"overview": [0, 1, 2]}
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [("snap", SNAP), ("time_lapse", BACK_TO_BACK)])
+def test_pauses_take_no_frame_twice(session: Session, calls: Counter[str], name: str, kwargs: dict[str, Any]) -> None:
+    """Paused with every message, one after the other: a frame that is told later is told once, one in hand stands."""
+    run_engine = session.run_engine
+    with pausing_at(run_engine, *range(200)) as seen:
+        try:
+            run(session, name, kwargs)
+        except RunEngineInterrupted:
+            while run_engine.state == "paused":
+                with contextlib.suppress(RunEngineInterrupted):
+                    run_engine.resume()
+    docs = documents(session, run_engine._run_start_uids[-1])
+    assert told(docs) == {"overview": [0, 1, 2]}, seen
+    numbers = [doc["seq_nums"] for kind, doc in docs if kind == "stream_datum"]
+    assert [number for one in numbers for number in range(one["start"], one["stop"])] == [1, 2, 3], seen
+    assert calls["record_frame"] == 3, seen
+    assert docs[-1][1]["exit_status"] == "success"
 
 
 @pytest.mark.parametrize(
