@@ -47,6 +47,7 @@ def _count():
     from ophyd.ophydobj import OphydObject
     from queuescope.startup._session import Session
 
+    gc.unfreeze()  # what was there when the environment had opened is looked at too
     found = gc.get_objects()
     names = collections.Counter(o.name for o in found if isinstance(o, OphydObject) and o.parent is None)
     told = {
