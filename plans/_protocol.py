@@ -12,6 +12,7 @@ from pydantic import Field, create_model
 
 from ..config import Scope
 from ._channels import channel_names
+from ._costs import CHECK_S
 from ._parameters import Parameters
 from ._reading import answer
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -72,7 +73,8 @@ def protocol(scope: Scope, made: Mapping[str, Template]) -> Template | None:
         return results
 
     def estimate(parameters: Any, scope: Scope) -> Estimate:
-        return sum((steps[one.plan].estimate(one.kwargs, scope) for one in parameters.steps), Estimate())
+        found = (steps[one.plan].estimate(one.kwargs, scope) for one in parameters.steps)
+        return sum(found, Estimate(seconds=CHECK_S))
 
     example = {"steps": [{"plan": name, "kwargs": dict(steps[name].example)} for name in _SHOWN if name in steps]}
     return Template("protocol", model, body, estimate, example=example or {"steps": [{"plan": next(iter(steps))}]})
