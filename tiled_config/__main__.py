@@ -79,6 +79,7 @@ class Answers:
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
+        path.chmod(0o600)
         self._listener.listen()
         threading.Thread(target=self._answer, name="answers", daemon=True).start()
 

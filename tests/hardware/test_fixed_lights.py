@@ -13,7 +13,7 @@ from queuescope.layout import Layout
 
 GATE = 'gate:     {label: "LED:X:31"}'
 POWER = "power:    {label: LED DA, property: Voltage, full_scale: 5, limits_pct: [0, 50]}"
-CHANNEL = "exposure_ms: 10, power_pct: 10}"
+CHANNEL = "exposure_ms: 10, power_pct: 10, select_s: 0.004}"
 
 
 def test_a_gate_without_a_property_must_be_a_shutter(make_scope: Callable[..., Scope], tmp_path: Path) -> None:

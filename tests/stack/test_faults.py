@@ -98,9 +98,9 @@ def test_counts_are_held_against_frames_that_read_back(tmp_path: Path) -> None:
     ]
     frame_list = tmp_path / "run_cam.frames.jsonl"
     frame_list.write_text("".join(lines))
-    assert checks._readable(volume) == (3, None)
+    assert checks.readable_frames(volume) == (3, None)
     frame_list.write_text("".join(lines[:2]))
-    assert checks._readable(volume) == (2, "its array has 3 frames, its list 2")
+    assert checks.readable_frames(volume) == (2, "its array has 3 frames, its list 2")
     frame_list.write_text("".join(lines))
     array[1] = 7
-    assert checks._readable(volume) == (1, "frame 1 reads otherwise than the camera gave it")
+    assert checks.readable_frames(volume) == (1, "frame 1 reads otherwise than the camera gave it")
