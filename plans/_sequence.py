@@ -33,6 +33,8 @@ LONGEST_S = 31 * 86_400.0
 USEQ_GROUP = "Channel"
 """What useq calls a channel's group where nothing is said."""
 COUNTS = {"loops": MAX_FRAMES, "rows": MOST_POINTS, "columns": MOST_POINTS, "num_points": MOST_POINTS}
+AXES_AS_TEXT = ("axis_order", "keep_shutter_open_across")
+"""Lists that useq also takes as text, a letter for an axis."""
 
 Loc = tuple[int | str, ...]
 
@@ -237,6 +239,8 @@ def _compare(raw: Any, value: Any, loc: Loc) -> None:
     elif isinstance(value, list | tuple) and isinstance(raw, list | tuple):
         for index, (item, one) in enumerate(zip(raw, value, strict=False)):
             _compare(item, one, (*loc, index))
+    elif isinstance(value, list | tuple) and isinstance(raw, str) and loc[-1] not in AXES_AS_TEXT:
+        raise Refused(loc, "must be a list", raw)  # pydantic reads an empty text as a sequence without items
     elif isinstance(value, timedelta):
         seconds = value.total_seconds()
         if isinstance(raw, bool) or not 0 <= seconds <= LONGEST_S:

@@ -98,6 +98,7 @@ HOSTILE: dict[str, tuple[Any, str, str]] = {
     "NaN": ({"z_plan": {"range": float("nan"), "step": 1}}, "sequence.z_plan.range", "nan"),
     "NaN as text": ({"z_plan": {"range": "nan", "step": 1}}, "sequence.z_plan.range", "number"),
     "text": ({"z_plan": {"range": "4", "step": 1}}, "sequence.z_plan.range", "number"),
+    "no list": ({"stage_positions": "", "z_plan": {"range": 4, "step": 1}}, "sequence.stage_positions", "list"),
     "true": ({"z_plan": {"range": True, "step": 1}}, "sequence.z_plan.range", "number"),
     "10^30": ({"z_plan": {"range": 10**30, "step": 1}}, "sequence.z_plan.range", "finite"),
     "10^400": ({"z_plan": {"range": 10**400, "step": 1}}, "sequence.z_plan.range", "finite"),
