@@ -179,7 +179,8 @@ class Stand:
                 if update.run_uid == run.uid:
                     lengths.put(update.update.shape[0])
 
-            with subscribe_to_streams(client, told, streams={"primary": dataset}):
+            # What the catalog has streamed before comes too, and a test's run has 10 MB of metadata.
+            with subscribe_to_streams(client, told, streams={"primary": dataset}, max_size=1 << 26):
                 with contextlib.suppress(KeyError):  # it came before anybody listened
                     lengths.put(client[run.uid]["primary"][dataset].shape[0])
                 yield lengths
