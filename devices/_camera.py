@@ -31,7 +31,7 @@ from ..hardware import (
 from ._geometry import CameraGeometry
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
-from ._status import finished, in_thread
+from ._status import Exposes, finished, in_thread
 
 log = logging.getLogger("queuescope.devices")
 
@@ -61,7 +61,7 @@ def of_image(settings: FrameSettings) -> dict[str, Any]:
     return {"exposure_ms": exposure_ms, "light": settings.light, "power_pct": settings.power_pct}
 
 
-class CameraDetector(OphydObject):
+class CameraDetector(Exposes, OphydObject):
     """Each ``trigger`` takes one frame, and is done when its bytes are on disk.
 
     A detector like any other: ``bp.count([cam_a], 3)`` works. Frames are read by run UID, from Tiled or from disk.
@@ -95,8 +95,6 @@ class CameraDetector(OphydObject):
         self._recordings = recordings
         self._plan = CameraPlan()
         self._lock = threading.Lock()
-        self._exposing: Status | None = None
-        """The frame in hand, or the one before it."""
         self.ahead = FramesAhead(self)
         self._forget()
 
@@ -256,14 +254,6 @@ class CameraDetector(OphydObject):
 
     def stop(self, *, success: bool = False) -> None:
         """A frame in hand ends by itself, with its exposure; nothing is asked of the camera."""
-
-    async def pause(self) -> None:
-        """Called by the RunEngine when it pauses: the frame in hand has ended when this is done, and its light with it."""
-        if self._exposing is not None:
-            await asyncio.to_thread(self._exposing.exception)  # what went wrong is told to who waits for the frame
-
-    def resume(self) -> None:
-        """Called by the RunEngine before it goes on, where there is a `pause`."""
 
     def read_configuration(self) -> dict[str, dict[str, Any]]:
         """What is needed to take the same image again (`ImagingConfiguration`)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ophyd.status import Status
 from ..hardware import FrameSettings, Hardware
 from ..reading import Shown, Window
 from ._recordings import RunRecordings
-from ._status import in_thread
+from ._status import Exposes, in_thread
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class LivePlan:
     settings: FrameSettings
 
 
-class LiveView(OphydObject):
+class LiveView(Exposes, OphydObject):
     """Each ``trigger`` takes one frame, unrecorded, and shows it in the window that staging opens.
 
     Light is on during the exposures only, and counts for the sample that is open, as all light does.
@@ -38,7 +37,6 @@ class LiveView(OphydObject):
         self._plan: LivePlan | None = None
         self._pixel_um, self._saturation = 0.0, 0
         self._before: dict[str, float] = {}
-        self._exposing: Status | None = None
         self.frames = 0
         """Since it was staged."""
         self.dose: dict[str, float] = {}
@@ -83,14 +81,6 @@ class LiveView(OphydObject):
     def trigger(self) -> Status:
         self._exposing = in_thread(self._take, self)
         return self._exposing
-
-    async def pause(self) -> None:
-        """Called by the RunEngine when it pauses: the exposure in hand has ended when this is done, and its light with it."""
-        if self._exposing is not None:
-            await asyncio.to_thread(self._exposing.exception)  # what went wrong is told to who waits for the frame
-
-    def resume(self) -> None:
-        """Called by the RunEngine before it goes on, where there is a `pause`."""
 
     def _take(self) -> None:
         plan, window = self._plan, self._window

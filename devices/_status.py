@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
@@ -146,3 +147,18 @@ def finished(obj: Any) -> Status:
     status = Status(obj=obj)
     status.set_finished()
     return status
+
+
+class Exposes:
+    """A device whose frames one `Status` each stands for. A pause is dark: it comes when the frame in hand has been taken."""
+
+    _exposing: Status | None = None
+    """The frame in hand, or the one before it."""
+
+    async def pause(self) -> None:
+        """Called by the RunEngine when it pauses: the frame in hand has ended when this is done, and its light with it."""
+        if self._exposing is not None:
+            await asyncio.to_thread(self._exposing.exception)  # what went wrong is told to who waits for the frame
+
+    def resume(self) -> None:
+        """Called by the RunEngine before it goes on, where there is a `pause`."""
