@@ -20,6 +20,7 @@ from ._optics import Optics
 from ._surface import CameraState, FrameSettings
 
 DTYPES = {1: "uint8", 2: "uint16"}
+RECORDED = frozenset(map(np.dtype, DTYPES.values()))
 Roi = tuple[int, int, int, int]
 """x, y, width, height in unbinned pixels."""
 
@@ -209,7 +210,7 @@ class Cameras:
                 began = time.time()
                 ask(name, mm.snapImage)
             image = ask(name, mm.getImage)
-        if image.ndim != 2 or image.dtype.name not in DTYPES.values():
+        if image.ndim != 2 or image.dtype not in RECORDED:
             raise DeviceError(
                 f"{name} gave an image of shape {image.shape}, {image.dtype}; only monochrome 8 or 16 bit can be recorded:"
                 f" set the camera's PixelType",

@@ -205,7 +205,7 @@ class Recorder:
     ) -> None:
         """Hand a frame to the writer, if it is what the dataset was made for; waits while the writer has enough."""
         files = recording.datasets[name].files
-        if frame.array.shape != files.frame_shape or frame.array.dtype.name != files.dtype.name:
+        if frame.array.shape != files.frame_shape or frame.array.dtype != files.dtype:
             raise RecordingError(
                 f"{name} holds frames of {files.frame_shape} {files.dtype.name}, the camera gave {frame.array.shape}"
                 f" {frame.array.dtype.name}: binning, ROI and pixel type must stay as they were when the recording was opened",

@@ -12,15 +12,15 @@ from typing import Any
 
 from ..config import Scope
 
-RUN_S = 0.01
+RUN_S = 0.005
 """A run: its start and stop document, which are forced to the disk."""
-DATASET_S = 0.025
+DATASET_S = 0.015
 """A dataset of it: files made, described and closed."""
 CALL_S = 0.001
 """A call that moves or sets something, or an event that reads it, beside what the device takes."""
-CHECK_S = 0.03
+CHECK_S = 0.002
 """Going through the steps of a protocol before the first."""
-MEASURE_S, SHIFT_S = 0.32, 1.2
+MEASURE_S, SHIFT_S = 0.28, 1.05
 """Measuring a frame of 2048 × 2048 pixels, and how far it lies from another one."""
 UNKNOWN_EXPOSURE_S = 0.01
 """Where a plan leaves it as it is."""
@@ -36,11 +36,11 @@ class Way:
     """Each frame has its channel selected, where there are several; else each round of a channel."""
 
 
-FLOWN = Way(begin_s=0.01, frame_s=0.001)
+FLOWN = Way(begin_s=0.018, frame_s=0.0005)
 """By the hardware process alone."""
-IN_A_ROW = Way(begin_s=0.005, frame_s=0.002, by_point=True)
+IN_A_ROW = Way(begin_s=0.008, frame_s=0.002, by_point=True)
 """One by one, with nothing moving: each round's last frames are waited for until they are on disk."""
-AT_POINTS = Way(begin_s=0.01, frame_s=0.018, by_point=True)
+AT_POINTS = Way(begin_s=0.002, frame_s=0.011, by_point=True)
 """One by one, each with an event, and waited for until it is on disk."""
 
 

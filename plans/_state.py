@@ -336,7 +336,7 @@ def shutdown_safe(scope: Scope) -> Template:
         return {"run_uid": run_uid, "steps": steps}
 
     def estimate(_: Any, scope: Scope) -> Estimate:
-        return Estimate(seconds=RUN_S + move_s(scope, *scope.safety.retract_first) + 2 * CALL_S)
+        return Estimate(seconds=RUN_S + move_s(scope, *scope.safety.retract_first) + 5 * CALL_S)
 
     return Template("shutdown_safe", model, body, estimate)
 
