@@ -2,7 +2,8 @@
 how long each template takes, and how long it said that it would.
 
 Frames are 64 × 64, so that neither disk nor camera counts. A step's milliseconds are the difference of a long and a short plan,
-so what a run costs once is no part of them. Bare and ours alternate. Ours runs in a RunEngine as the worker's, with every
+so what a run costs once is no part of them. Bare and ours alternate. A volume that the controller steps (an emulated one, in real
+time) is held against the period that it was told. Ours runs in a RunEngine as the worker's, with every
 document on disk, and the hardware process beside it, as in a stack; bare is in this process. How long a template takes is the
 median of three runs of its example, after one that opens connections.
 """
@@ -15,12 +16,13 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import ENV_PREFIX, load_scope
+from ..hardware import slice_timing
 from ..layout import DATA_ENV, DEFAULT_SCOPE, SCOPE_ENV, Layout
 from ..plans import FitError, Template
 from ..startup._session import Session, open_session
@@ -37,6 +39,8 @@ BY_ITSELF = {
 """Templates whose time on the demo scope says nothing of their estimate."""
 SIDE = 64
 CAMERA, STAGE = "overview", "z"
+FLOWN_CAMERA = "cam_a"
+"""Of view A, which the controller triggers."""
 FRAME = {
     "camera": CAMERA,
     "roi": {"x_px": 0, "y_px": 0, "width_px": SIDE, "height_px": SIDE},
@@ -59,9 +63,20 @@ class Case:
 def measure(quick: bool, tell: Tell) -> Result:
     """5 and 25 steps, twice, and 3 rounds where ``quick``; else 20 and 220, seven times, and 60 rounds."""
     short, long, repetitions, rounds = (5, 25, 2, 3) if quick else (20, 220, 7, 60)
+    with _stand("software") as session:
+        result = _measured(session, short, long, repetitions, rounds, tell)
+    tell("plans: acquire_volume by the controller")
+    with _stand("tiger_spim") as session:
+        flown = _flown(session, short, long, repetitions)
+    return Result("plans", [*result.rows, *flown.rows], {**result.ratios, **flown.ratios})
+
+
+@contextlib.contextmanager
+def _stand(trigger: str) -> Iterator[Session]:
+    """A session as the worker's, on the demo scope with this volume trigger, and its hardware process."""
     for name, value in {
         "MICROMANAGER__PROCESS": "own",
-        "VOLUME__TRIGGER": "software",
+        "VOLUME__TRIGGER": trigger,
         "STORAGE__MIN_FREE_GB": "0",
     }.items():
         os.environ[ENV_PREFIX + name] = value
@@ -71,7 +86,7 @@ def measure(quick: bool, tell: Tell) -> Result:
         with running(scope, layout):
             session = open_session()
             try:
-                return _measured(session, short, long, repetitions, rounds, tell)
+                yield session
             finally:
                 session.hardware.close()  # type: ignore[attr-defined]
 
@@ -108,6 +123,24 @@ def _measured(session: Session, short: int, long: int, repetitions: int, rounds:
         rows += [row(f"{name}, estimated", "seconds", [told]), row(f"{name}, real", "seconds", seconds)]
         ratios[f"{name}: estimated / real (goal 0.85 to 1.15)"] = told / statistics.median(seconds)
     return Result("plans", rows, ratios)
+
+
+def _flown(session: Session, short: int, long: int, repetitions: int) -> Result:
+    """A slice that the controller times by itself, beside the period that it was given."""
+    camera = session.scope.of_kind("camera")[FLOWN_CAMERA].external
+    assert camera is not None
+    session.hardware.configure_camera(FLOWN_CAMERA, exposure_ms=EXPOSURE_MS)
+    period_ms = slice_timing(EXPOSURE_MS, camera.readout_ms, camera.reset_ms).period_ms
+    run(session, "acquire_volume", volume(2))
+    ours = [_per_step(lambda n: run(session, "acquire_volume", volume(n)), short, long) for _ in range(repetitions)]
+    name = "acquire_volume (the controller steps)"
+    rows = [row(f"{name}, its period", "ms/step", [period_ms]), row(name, "ms/step", ours)]
+    return Result("plans", rows, {f"{name}: ms added (goal {FLY_GOAL_MS:g})": statistics.median(ours) - period_ms})
+
+
+def volume(n: int) -> dict[str, Any]:
+    """Of one view, in so many slices."""
+    return {"slices": n, "step_um": 0.1, "views": "A", "roi": FRAME["roi"]}
 
 
 def whole(session: Session, name: str, template: Template) -> None:

@@ -17,3 +17,9 @@ def test_each_case_takes_as_many_frames_as_it_has_steps(session: Session, case: 
 
 def test_jitter_is_told_for_every_round_but_the_first(session: Session) -> None:
     assert len(plans.jitter(session, 2)) == 1
+
+
+def test_a_volume_that_the_controller_steps_has_one_view(session: Session) -> None:
+    """The same by whoever steps it: what a slice takes is divided by their number."""
+    result = plans.run(session, "acquire_volume", plans.volume(3)).plan_result
+    assert result["datasets"] == {plans.FLOWN_CAMERA: 3}
