@@ -146,6 +146,8 @@ class Stage(_Device):
     """A readback further than this from the target is an error."""
     move_s: MoveSeconds = 0.3
     """How long a move takes, as a rule: for estimates alone."""
+    speed_per_s: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """How far it travels in a second, in its units; null: as long as `move_s`, however far. For estimates alone."""
 
 
 class XYStage(_Device):
@@ -157,6 +159,8 @@ class XYStage(_Device):
     tolerance: Annotated[FiniteFloat, Field(gt=0)] = 1.0
     move_s: MoveSeconds = 0.3
     """How long a move takes, as a rule: for estimates alone."""
+    speed_per_s: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """How far it travels in a second, in its units; null: as long as `move_s`, however far. For estimates alone."""
 
 
 class Calibration(_Part):

@@ -24,7 +24,8 @@ from typing import Any
 from ..config import ENV_PREFIX, load_scope
 from ..hardware import slice_timing
 from ..layout import DATA_ENV, DEFAULT_SCOPE, SCOPE_ENV, Layout
-from ..plans import FitError, Template
+from ..plans import FitError, Template, go_through
+from ..startup._circumstances import circumstances_of
 from ..startup._session import Session, open_session
 from ._result import Result, Row, Tell, row
 from .device import bare_core, running
@@ -117,7 +118,7 @@ def _measured(session: Session, short: int, long: int, repetitions: int, rounds:
             tell(f"plans: {name}, not estimated beside real: {BY_ITSELF[name]}")
             continue
         tell(f"plans: {name}, estimated and real")
-        told = template.estimate(template.check(template.example), session.scope).seconds
+        told = estimated_s(session, template)
         whole(session, name, template)  # opens connections, imports
         seconds = [_seconds(lambda name=name, template=template: whole(session, name, template)) for _ in range(3)]  # type: ignore[misc]
         rows += [row(f"{name}, estimated", "seconds", [told]), row(f"{name}, real", "seconds", seconds)]
@@ -141,6 +142,12 @@ def _flown(session: Session, short: int, long: int, repetitions: int) -> Result:
 def volume(n: int) -> dict[str, Any]:
     """Of one view, in so many slices."""
     return {"slices": n, "step_um": 0.1, "views": "A", "roi": FRAME["roi"]}
+
+
+def estimated_s(session: Session, template: Template) -> float:
+    """As `queuescope run --check` tells it, for a template's example."""
+    here = circumstances_of(session.scope, session.layout, session.hardware.state(), None)
+    return go_through(template, template.check(template.example), session.scope, here).seconds
 
 
 def whole(session: Session, name: str, template: Template) -> None:

@@ -101,7 +101,17 @@ def go_through(template: Template, parameters: Any, scope: Scope, circumstances:
     size, free = stand.bytes_of(found.frames), circumstances.free_bytes
     if size is not None and free is not None and size > free:
         problems.append(Problem("frames", f"{size / 1e9:.2f} GB don't fit, {free / 1e9:.2f} GB are free", size, free))
-    return DryRun(not problems, problems, found.seconds, dict(found.dose), dict(found.frames), size, stand.moves)
+    seconds = found.seconds + _travelling_s(template, parameters, scope, stand.travel_s)
+    return DryRun(not problems, problems, seconds, dict(found.dose), dict(found.frames), size, stand.moves)
+
+
+def _travelling_s(template: Template, parameters: Any, scope: Scope, round_s: float) -> float:
+    """What travel adds to the estimate, where each round travels for ``round_s``: nothing in time that was to spare."""
+    rounds, interval_s = getattr(parameters, "rounds", 1), getattr(parameters, "interval_s", 0.0)
+    if rounds == 1:
+        return round_s
+    each_s = template.estimate(_once(parameters), scope).round_s
+    return round_s + (rounds - 1) * (max(interval_s, each_s + round_s) - max(interval_s, each_s))
 
 
 def _once(parameters: Any) -> Any:
@@ -253,6 +263,13 @@ class _Stand:
     def __init__(self, scope: Scope, circumstances: Circumstances) -> None:
         self.here = dict(circumstances.positions)
         self.moves = 0
+        self.travel_s = 0.0
+        """What the distances take, beside `move_s`."""
+        self._speeds = {
+            name: device.speed_per_s
+            for name, device in scope.of_kind("stage", "xy_stage").items()
+            if device.speed_per_s is not None
+        }
         self._envelope, self._objective = Envelope(scope), circumstances.objective
         self._anchor: Mapping[str, float] | None = None
         self._turrets = set(scope.of_kind("objective"))
@@ -351,8 +368,16 @@ class _Stand:
     def _move(self, targets: dict[str, float]) -> None:
         self._envelope.check_move(self.here, targets, self._objective, self._anchor)
         self._anchor = self._envelope.anchor_after(self.here, targets, self._anchor)
+        self.travel_s += self._travel_s(targets)
         self.here.update(targets)
         self.moves += len(targets)
+
+    def _travel_s(self, targets: Mapping[str, float]) -> float:
+        """Of axes that start together: until the last has come."""
+        ways: dict[str, list[float]] = {}
+        for axis, target in targets.items():
+            ways.setdefault(axis.partition(".")[0], []).append(target - self.here[axis])
+        return max((math.hypot(*way) / self._speeds.get(name, math.inf) for name, way in ways.items()), default=0.0)
 
     def _program(self, program: VolumeProgram | BurstProgram) -> None:
         """Slice by slice, and back."""

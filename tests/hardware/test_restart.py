@@ -54,8 +54,8 @@ def test_an_orderly_end_needs_no_restart(tmp_path: Path, make_scope: MakeScope, 
 
 
 MOVER = (
-    '"ZStage:Z:32", move_s: 0.003, kind: stage,',
-    '"ZStage:Z:32", move_s: 0.003, kind: stage, moves_on_init: true,',
+    '"ZStage:Z:32", move_s: 0, kind: stage,',
+    '"ZStage:Z:32", move_s: 0, kind: stage, moves_on_init: true,',
 )
 
 

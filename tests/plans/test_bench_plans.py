@@ -23,3 +23,10 @@ def test_a_volume_that_the_controller_steps_has_one_view(session: Session) -> No
     """The same by whoever steps it: what a slice takes is divided by their number."""
     result = plans.run(session, "acquire_volume", plans.volume(3)).plan_result
     assert result["datasets"] == {plans.FLOWN_CAMERA: 3}
+
+
+def test_what_the_check_tells_is_held_against_what_is_taken(session: Session) -> None:
+    """With the distances of the moves, from where the axes stand."""
+    template = session.templates["tile_scan"]
+    alone = template.estimate(template.check(template.example), session.scope).seconds
+    assert plans.estimated_s(session, template) > alone

@@ -38,7 +38,7 @@ OTHERS = templates(RETRACTING)
 def dry(name: str, kwargs: dict[str, Any], tmp: Any, scope: Scope = SCOPE, **more: Any) -> Any:
     positions = dict.fromkeys(scope.axes(), 0.0) | more.pop("at", {})
     how = Circumstances(positions=positions, layout=Layout(tmp), **more)
-    found = check((TEMPLATES if scope is SCOPE else OTHERS)[name], kwargs, scope, how)
+    found = check((OTHERS if scope is RETRACTING else TEMPLATES)[name], kwargs, scope, how)
     assert not list(tmp.iterdir()), "nothing is written"
     return found
 
@@ -60,6 +60,34 @@ def test_moves_are_counted_and_checked_from_where_the_axes_are(tmp_path: Any) ->
     assert (found.problems[0].loc, found.problems[0].limit) == ("z", [-50.0, 250.0])
     by = dry("move_axis", {"axis": "piezo_a", "by": 150.0}, tmp_path, at={"piezo_a": 100.0})
     assert "outside [-200" in by.problems[0].msg
+
+
+FAST = load_scope("demo-dispim", environ={"QUEUESCOPE_DEVICES__XY__SPEED_PER_S": "100"})
+AT_ONCE = load_scope("demo-dispim", environ={"QUEUESCOPE_DEVICES__XY__SPEED_PER_S": "1e9"})
+
+
+def travelling_s(name: str, kwargs: dict[str, Any], tmp: Any) -> float:
+    """What the distances add to an estimate, at 100 µm a second."""
+    cameras = {"cam_a": CAMERA, "overview": CAMERA}
+    slow, quick = (dry(name, kwargs, tmp, scope, cameras=cameras).seconds for scope in (FAST, AT_ONCE))
+    return float(slow - quick)
+
+
+def test_the_way_counts_where_the_scope_file_says_how_fast_a_stage_is(tmp_path: Any) -> None:
+    """Issue 5, item 3: seconds. Tiles lie as far apart as the camera's frames are large, whatever the parameters say."""
+    assert travelling_s("move_xy", {"x_um": 30.0, "y_um": 40.0}, tmp_path) == pytest.approx(0.5)
+    scan = {"rows": 1, "columns": 2, "overlap_pct": 0, "camera": "overview"}
+    assert travelling_s("tile_scan", scan, tmp_path) == pytest.approx(
+        2 * 0.325 * 1000 / 100
+    )  # to the first tile, on, and back
+
+
+def test_a_round_with_time_to_spare_travels_in_it(tmp_path: Any) -> None:
+    grid = {"plan": "overview", "kwargs": {"grid": {"rows": 1, "columns": 2, "step_x_um": 100.0, "step_y_um": 1.0}}}
+    once = travelling_s("overview", grid["kwargs"], tmp_path)  # type: ignore[arg-type]
+    assert once == pytest.approx(2.0)
+    assert travelling_s("time_lapse", {"do": grid, "interval_s": 60, "rounds": 5}, tmp_path) == pytest.approx(once)
+    assert travelling_s("time_lapse", {"do": grid, "interval_s": 0, "rounds": 5}, tmp_path) == pytest.approx(5 * once)
 
 
 def test_collision_rules_count(tmp_path: Any) -> None:
