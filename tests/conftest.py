@@ -63,9 +63,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         groups: dict[str, str] = {}  # noqa: RUF012 (set once)
 
         def schedule(self) -> None:
-            if not self.groups:  # every process has collected
-                self.groups = json.loads(_groups_file(os.getpid()).read_text())
-                _groups_file(os.getpid()).unlink()
+            file = _groups_file(os.getpid())
+            if not self.groups and file.exists():  # every process has collected, if there is anything to collect
+                self.groups = json.loads(file.read_text())
+                file.unlink()
             super().schedule()
 
         def _split_scope(self, nodeid: str) -> str:
