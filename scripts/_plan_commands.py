@@ -225,9 +225,44 @@ def show_run(
 
 
 def _print_result(result: Any) -> None:
-    from rich.pretty import Pretty
+    """A line for each value; what `print_run` has shown is left out. All of it: ``--json``."""
+    lines = [
+        (name, text) for name, text in result_lines(result) if name not in _SHOWN and not name.startswith("datasets.")
+    ]
+    width = max((len(name) for name, _ in lines), default=0)
+    if lines:
+        show.print("[bold]result[/]")
+    for name, text in lines:
+        show.print(f"  {escape(name):<{width}}  {escape(text)}".rstrip())
 
-    show.print("[bold]result[/]", Pretty(result), soft_wrap=False)
+
+_SHOWN = ("run_uid",)
+_MOST_SHOWN = 12
+"""Values of a list."""
+
+
+def result_lines(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """What a plan returned, as name (``peak.um``) and text of each value."""
+    if isinstance(value, dict) and value:
+        return [line for key, one in value.items() for line in result_lines(one, f"{name}.{key}" if name else str(key))]
+    if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        return [line for index, one in enumerate(value) for line in result_lines(one, f"{name}[{index}]")]
+    if isinstance(value, list):
+        some = ", ".join(map(_told, value[:_MOST_SHOWN]))
+        return [(name, some if len(value) <= _MOST_SHOWN else f"{some}, … ({len(value)} values)")]
+    return [(name, _told(value))]
+
+
+def _told(value: Any) -> str:
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.6g}"
+        case _:
+            return str(value)
 
 
 def print_run(found: dict[str, Any]) -> None:
