@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._keys import keygen
     from ._operation import Event, Failure, Operation, Progress
     from ._pairing import pair
-    from ._run import NapariMissingError, NoSuchDatasetError, NotOnThisMachineError, Run
+    from ._run import NapariMissingError, NoSuchDatasetError, NoSuchRunError, NotOnThisMachineError, Run
     from ._scope import AsyncScope
     from ._servers import Server, fingerprint
     from ._sync import Job, Scope
@@ -38,7 +38,7 @@ _WHERE = {
     "_keys": ("keygen",),
     "_operation": ("Event", "Failure", "Operation", "Progress"),
     "_pairing": ("pair",),
-    "_run": ("NapariMissingError", "NoSuchDatasetError", "NotOnThisMachineError", "Run"),
+    "_run": ("NapariMissingError", "NoSuchDatasetError", "NoSuchRunError", "NotOnThisMachineError", "Run"),
     "_scope": ("AsyncScope",),
     "_servers": ("Server", "fingerprint"),
     "_sync": ("Job", "Scope"),
@@ -56,6 +56,7 @@ __all__ = [
     "KeyFileError",
     "NapariMissingError",
     "NoSuchDatasetError",
+    "NoSuchRunError",
     "NotOnThisMachineError",
     "NotPairedError",
     "Operation",

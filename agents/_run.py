@@ -21,6 +21,13 @@ THUMBNAIL_PIXELS = 240
 """Longest side of the pictures in a notebook's card."""
 
 
+class NoSuchRunError(KeyError):
+    """The catalog has no run of this uid, or not yet. The text says where it was looked for and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class NoSuchDatasetError(KeyError):
     """The run has no dataset or stream of this name. Names those it has."""
 
@@ -55,8 +62,8 @@ class Run(BlueskyRunV3):
     def datasets(self) -> dict[str, str]:
         """Names of the arrays, each with the stream it belongs to."""
         log = self._log()
-        if log is not None and log.datasets:
-            return {name: dataset.stream for name, dataset in log.datasets.items()}
+        if log is not None:
+            return {name: dataset.stream for name, dataset in log.datasets.items()} or log.announced
         if self._told is None or not self.metadata.get("stop"):
             self._told = {}
             for stream in self._stream_names:

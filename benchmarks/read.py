@@ -130,7 +130,7 @@ def _wait_for(runs: Any, uid: str) -> None:
     deadline = time.monotonic() + CATALOG_S
     while True:
         try:
-            if runs[uid].metadata.get("stop"):
+            if runs[uid].base.metadata.get("stop"):  # as Tiled has it: the files tell before
                 return
         except KeyError:
             pass

@@ -114,6 +114,11 @@ class RunLog:
             found[name] = RunDataset(name, stream, uri, recorded, described, planned, registered)
         return found
 
+    @property
+    def announced(self) -> dict[str, str]:
+        """The arrays that descriptors name, each with its stream: before the first frame no other document has them."""
+        return {name: stream for name, (stream, described) in self._data_keys.items() if "external" in described}
+
     def untold(self, scope: Scope, layout: Layout) -> dict[str, RunDataset]:
         """Arrays that the stop document counts and no other document tells of: the run failed before."""
         uid = (self.start or {}).get("uid", "")

@@ -214,6 +214,14 @@ def test_a_log_tells_its_datasets_and_settings(layout: Layout, write_run: Callab
     assert log.saturation("cam_b", "uint8") == 255
 
 
+def test_a_log_announces_arrays_before_their_first_frame(layout: Layout, write_run: Callable[..., Any]) -> None:
+    run = write_run(layout)
+    keys = {"cam_a": {"dtype": "array", "external": "STREAM:"}, "piezo_a": {"dtype": "number"}}
+    run.document("descriptor", {"uid": "d", "name": "fine", "data_keys": keys})
+    log = RunLog.read(layout, run.uid)
+    assert (log.datasets, log.announced) == ({}, {"cam_a": "fine"})
+
+
 def test_a_log_that_is_not_there_or_damaged_says_so(layout: Layout, write_run: Callable[..., Any]) -> None:
     for uid in ("../../etc/passwd", "00000000-0000"):
         with pytest.raises(UnknownRunError):

@@ -1,7 +1,6 @@
 """The README's Python, run as it stands against a live stack."""
 
 import re
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +41,9 @@ def test_an_agent_submits_and_jupyter_reads(stack: Any, tmp_path: Path) -> None:
     names["RM"].close()
 
     (names["run_uid"],) = item["result"]["run_uids"]
-    waited_for(stack, names["run_uid"])
     exec(compile(read, "README.md", "exec"), names)
     assert names["middle"].shape == (2048, 2048)
     names["run"].context.http_client.close()
-
-
-def waited_for(stack: Any, run_uid: str) -> None:
-    """Until the courier has delivered the whole run."""
-    import time
-
-    import queuescope
-
-    catalog = queuescope.catalog(stack.data)
-    deadline = time.monotonic() + 60
-    with closing(catalog.context.http_client):
-        while True:
-            with suppress(KeyError):  # its frames are there before the catalog has heard of it
-                if "stop" in catalog[run_uid].metadata:
-                    return
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    catalog.context.http_client.close()
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from queuescope.agents import NapariMissingError, NoSuchDatasetError, NotOnThisMachineError, catalog
+from queuescope.agents import NapariMissingError, NoSuchDatasetError, NoSuchRunError, NotOnThisMachineError, catalog
 from queuescope.formats import SUFFIXES, Format
 
 Open = Callable[..., Any]
@@ -159,8 +159,6 @@ def test_frames_are_there_before_the_catalog_has_heard_of_them(stand: Any, acqui
     early = acquire(stand.layout, planned=3, size=SIZE, documents=aside)
     early.expose(2)
     runs = opened(stand.layout.data)
-    with pytest.raises(KeyError):
-        runs[early.uid]
     runs.where.layout = type(
         "Aside",
         (),
@@ -173,8 +171,42 @@ def test_frames_are_there_before_the_catalog_has_heard_of_them(stand: Any, acqui
     )()
     found = runs[early.uid]
     np.testing.assert_array_equal(found.frames().compute(), early.acquired())
-    with pytest.raises(KeyError):
+    assert found.metadata["start"]["uid"] == found.start["uid"] == early.uid
+    assert "stop" not in found.metadata
+    assert "test_volume {'cam_a'}" in repr(found)
+    assert "running" in found._repr_html_()
+    assert found.context is runs.context
+    early.stop("fail", "the disk was full")
+    assert found.metadata["stop"]["reason"] == found.stop["reason"] == "the disk was full"
+    assert runs.requests == []
+    with pytest.raises(
+        NoSuchRunError, match=rf"has no run {early.uid} yet, only .*{early.uid}\.jsonl has it: .*courier"
+    ):
         found["primary"]
+
+
+def test_a_run_without_frames_has_its_metadata_before_the_catalog_has_heard_of_it(
+    stand: Any, acquire: Any, opened: Open
+) -> None:
+    """A log alone, no dataset: nothing is asked of Tiled, whoever looks."""
+    told = acquire(stand.layout, (), size=SIZE)
+    runs = opened(stand.layout.data)
+    found = runs[told.uid]
+    assert (dict(found.datasets), found.metadata["start"]["plan_name"]) == ({}, "test_volume")
+    assert "no frames" in found._repr_html_()
+    assert runs.requests == []
+
+
+def test_a_run_that_nobody_has_is_named(stand: Any, run: Any, opened: Open) -> None:
+    """Which run, where it was looked for, what to do; to Python it is a key that is missing."""
+    here, elsewhere = opened(stand.layout.data), opened(stand.url, stand.layout.key("agent"))
+    unknown = "0" * 8 + run.uid[8:]
+    for key in (unknown, unknown[:12]):
+        assert key not in here
+        with pytest.raises(NoSuchRunError, match=rf"no run {key}: neither .* nor .*documents has it: check the uid"):
+            here[key]
+        with pytest.raises(NoSuchRunError, match=rf"has no run {key}: check the uid .* courier has delivered it"):
+            elsewhere[key]
 
 
 def test_a_search_gives_only_what_it_found(stand: Any, run: Any, opened: Open) -> None:
@@ -182,7 +214,7 @@ def test_a_search_gives_only_what_it_found(stand: Any, run: Any, opened: Open) -
     from tiled.queries import Key
 
     none = opened(stand.layout.data).search(Key("start.plan_name") == "nothing_of_the_kind")
-    with pytest.raises(KeyError):
+    with pytest.raises(NoSuchRunError, match=f"this search found no run {run.uid}"):
         none[run.uid]
 
 
