@@ -177,7 +177,8 @@ def calibrate_piezo_galvo(scope: Scope) -> Template | None:
         moves_s = (places + 1) * move_s(scope, piezo)
         return measured_estimate(parameters, scope, [camera], parameters.steps * places, moves_s)
 
-    example = {"piezo_um": [middle - span, middle + span], "steps": 5, **example_channel(scope)}
+    sweep = {"galvo_range_deg": min(0.2, widest), "steps": 5}
+    example = {"piezo_um": [middle - span, middle + span], **sweep, **example_channel(scope)}
     return Template("calibrate_piezo_galvo", model, body, estimate, example=example)
 
 

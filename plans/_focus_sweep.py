@@ -166,7 +166,7 @@ def focus_sweep(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return swept_estimate(parameters, scope, parameters.range_um)
 
-    example = {"range_um": 4.0, "step_um": 1.0, **example_channel(scope)}
+    example = {"range_um": 8.0, "step_um": 2.0, **example_channel(scope)}
     return Template("focus_sweep", model, body, estimate, example=example)
 
 
@@ -217,7 +217,7 @@ def head_focus_descent(scope: Scope) -> Template | None:
     def estimate(parameters: Any, scope: Scope) -> Estimate:
         return swept_estimate(parameters, scope, abs(parameters.descent_um))
 
-    example = {"axis": next(iter(stages)), "descent_um": 4.0, "step_um": 1.0, **example_channel(scope)}
+    example = {"axis": next(iter(stages)), "descent_um": 8.0, "step_um": 2.0, **example_channel(scope)}
     return Template("head_focus_descent", model, body, estimate, example=example, people_only=True)
 
 

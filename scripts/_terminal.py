@@ -39,7 +39,7 @@ ScopeName = Annotated[
         metavar="NAME|PATH",
         envvar=SCOPE_ENV,
         show_envvar=True,
-        help="The microscope: a bundled one (demo-dispim, demo-widefield) or the path of your scope.yml.",
+        help="The microscope: a bundled one (demo-dispim, demo-widefield, demo-beads) or the path of your scope.yml.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print facts as one line of JSON, for programs.")]

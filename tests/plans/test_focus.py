@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,16 @@ from queuescope.hardware import LimitError
 from queuescope.layout import Layout
 from queuescope.plans import Circumstances, FitError, ParameterError, check, templates
 from queuescope.startup._outcomes import failure_of
-from queuescope.startup._session import Session, open_session
+from queuescope.startup._session import Session
 
 from .test_templates import documents, positions, run
 
-SCOPE_FILE = Path(__file__).parent / "beads" / "scope.yml"
 FOCUS_UM, SLOPE, OFFSET, PIXEL_UM, TURN_DEG = 12.3, 87.5, 3.2, 0.65, 17.0
-"""What is true: beads/mm.cfg."""
+"""What is true: scopes/demo-beads/mm.cfg."""
 WHITE = {"channels": [{"name": "white"}]}
 SWEEP = {"axis": "z", "range_um": 20.0, "step_um": 1.0, "camera": "wide", **WHITE}
 PIEZO = {"view": "A", "piezo_um": [-20.0, 0.0, 20.0], "galvo_range_deg": 0.3, "steps": 15, **WHITE}
 STAGE = {"camera": "wide", "step_um": 12.0, **WHITE}
-
-
-@pytest.fixture(scope="module")
-def beads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUEUESCOPE_DATA", str(tmp_path_factory.mktemp("beads")))
-        patch.setenv("QUEUESCOPE_SCOPE", str(SCOPE_FILE))
-        opened = open_session()
-    yield opened
-    opened.hardware.close()
-
-
-@pytest.fixture(autouse=True)
-def _begin(beads: Session) -> Iterator[None]:
-    """Near the focus, over the sample, with nothing stored; and whatever a test left is the next one's in no way."""
-    beads.layout.calibrations.unlink(missing_ok=True)
-    beads.hardware.move({"xy.x": 0.0, "xy.y": 0.0})
-    beads.hardware.move({"z": 10.0, "piezo_a": 5.0, "piezo_b": 0.0, "galvo_a.y": 0.02})
-    beads.hardware.select("objective", "Ten")
-    yield
-    beads.run_engine.msg_hook = None
-    if beads.run_engine.state != "idle":
-        beads.run_engine.abort()
 
 
 def refused(session: Session, name: str, kwargs: dict[str, Any], words: str) -> FitError:
@@ -216,7 +191,7 @@ def test_the_sheet_is_calibrated_against_the_piezo(beads: Session) -> None:
     assert [round(peak["piezo_um"]) for peak in found["peaks"]] == [-20, 0, 20]
     assert positions(beads) == pytest.approx(before, abs=1e-3)
     kept = json.loads(beads.layout.calibrations.read_text())["piezo_galvo"]["galvo_a"]
-    assert (kept["objective"], kept["run_uid"], kept["r2"]) == ("ten", found["run_uid"], found["r2"])
+    assert (kept["objective"], kept["run_uid"], kept["r2"]) == ("air10", found["run_uid"], found["r2"])
 
     volume = {"views": "A", "slices": 3, "step_um": 10.0, "centre_piezo_um": 0.0, "calibration": "stored", **WHITE}
     asked: list[Any] = []
@@ -247,7 +222,7 @@ def test_the_stage_is_calibrated_against_the_camera(beads: Session) -> None:
         found = run(beads, "calibrate_stage_camera", {**STAGE, "binning": binning}).plan_result
         assert found["pixel_um"] == pytest.approx(PIXEL_UM, rel=0.01)
         assert found["rotation_deg"] == pytest.approx(TURN_DEG, abs=0.3)
-        assert (found["mirrored"], found["objective"]) == (False, "ten")
+        assert (found["mirrored"], found["objective"]) == (False, "air10")
         assert positions(beads)["xy.x"] == pytest.approx(0.0, abs=0.01)
     beads.hardware.move({"xy.x": 1500.0})
     refused(beads, "calibrate_stage_camera", STAGE, "wide sees an empty field")
@@ -260,7 +235,7 @@ def test_the_views_are_registered(beads: Session) -> None:
     assert (found["x_px"], found["y_px"]) == pytest.approx((7.4, -4.6), abs=0.2)
     assert found["correlation"] > 0.5
     assert found["datasets"] == {"side_a": 1, "side_b": 1}
-    assert json.loads(beads.layout.calibrations.read_text())["views"]["ten"]["x_px"] == found["x_px"]
+    assert json.loads(beads.layout.calibrations.read_text())["views"]["air10"]["x_px"] == found["x_px"]
     beads.hardware.move({"xy.x": 1500.0})
     refused(beads, "register_views", WHITE, "side_a sees an empty field")
 
@@ -283,9 +258,9 @@ def test_a_pixel_is_brought_into_the_middle(beads: Session) -> None:
         beads, "center_on_pixel", where, r"stale: the stage stands 2\d\.\d um from where it was taken.*go back there"
     )
     beads.hardware.move({"xy.x": 0.0, "xy.y": 0.0})
-    beads.hardware.select("objective", "Twenty")
-    refused(beads, "center_on_pixel", where, "taken with ten, twenty is in place")
-    beads.hardware.select("objective", "Ten")
+    beads.hardware.select("objective", beads.scope.objectives["air20"].label)
+    refused(beads, "center_on_pixel", where, "taken with air10, air20 is in place")
+    beads.hardware.select("objective", beads.scope.objectives["air10"].label)
     refused(beads, "center_on_pixel", {**where, "index": 5}, "has 1 frames, there is no frame 5")
     refused(beads, "center_on_pixel", {**where, "dataset": "moon"}, r"no dataset 'moon', it has \['wide'\]")
     refused(beads, "center_on_pixel", {**where, "run_uid": "0" * 36}, "no run 0000")

@@ -14,7 +14,7 @@ from queuescope.startup._session import Session
 
 from .test_adaptive import events
 from .test_common import told
-from .test_focus import FOCUS_UM, WHITE, _begin, beads, last_run  # noqa: F401 (fixtures)
+from .test_focus import FOCUS_UM, WHITE, last_run
 from .test_templates import documents, positions, run
 
 SWEEP = {"focus": "sweep", "sweep": {"range_um": 16.0, "step_um": 2.0}}
@@ -24,7 +24,7 @@ NOWHERE = 1500.0
 """x without any beads."""
 
 
-def test_frames_are_taken_in_the_focus_that_a_sweep_found(beads: Session) -> None:  # noqa: F811
+def test_frames_are_taken_in_the_focus_that_a_sweep_found(beads: Session) -> None:
     """The sweep's frames and fit are in the run, beside the frames; the stage stays in the focus; all of it was estimated."""
     outcome = run(beads, "snap", SNAP)
     result, docs = outcome.plan_result, documents(beads, outcome.run_start_uids[0])
@@ -40,7 +40,7 @@ def test_frames_are_taken_in_the_focus_that_a_sweep_found(beads: Session) -> Non
     assert docs[0][1]["motors"] == ["z"]
 
 
-def test_a_stack_lies_around_the_focus_in_every_round(beads: Session) -> None:  # noqa: F811
+def test_a_stack_lies_around_the_focus_in_every_round(beads: Session) -> None:
     kwargs = {"do": {"plan": "z_stack", "kwargs": STACK}, "interval_s": 0.1, "rounds": 2, "on_late": "run"}
     outcome = run(beads, "time_lapse", kwargs)
     docs = documents(beads, outcome.run_start_uids[0])
@@ -52,7 +52,7 @@ def test_a_stack_lies_around_the_focus_in_every_round(beads: Session) -> None:  
     assert places == pytest.approx([um + off for um in (first, second) for off in (-2, 0, 2)], abs=0.02)
 
 
-def test_each_place_has_a_focus_of_its_own(beads: Session) -> None:  # noqa: F811
+def test_each_place_has_a_focus_of_its_own(beads: Session) -> None:
     places = [{"x_um": 0, "y_um": 0, "z_um": 9.0}, {"x_um": 20, "y_um": 0, "z_um": 15.0}]
     outcome = run(beads, "multi_position", {"positions": places, "do": {"plan": "snap", "kwargs": SNAP}})
     expected = {"wide_p1": 2, "wide_focus_p1": 9, "wide_p2": 2, "wide_focus_p2": 9}
@@ -62,7 +62,7 @@ def test_each_place_has_a_focus_of_its_own(beads: Session) -> None:  # noqa: F81
     assert outcome.plan_result["focus_um"] == pytest.approx({"p1": FOCUS_UM, "p2": FOCUS_UM}, abs=0.4)
 
 
-def test_a_volume_is_centred_where_the_sheet_is_sharp(beads: Session) -> None:  # noqa: F811
+def test_a_volume_is_centred_where_the_sheet_is_sharp(beads: Session) -> None:
     """Flown frames, and another stage than z: the piezo, which is sharp where the scanner's sheet is."""
     sweep = {"focus": "sweep", "sweep": {"axis": "piezo_a", "range_um": 16.0, "step_um": 2.0}}
     outcome = run(beads, "acquire_volume", {"views": "A", "slices": 3, **WHITE, **sweep})
@@ -71,7 +71,7 @@ def test_a_volume_is_centred_where_the_sheet_is_sharp(beads: Session) -> None:  
     assert positions(beads)["piezo_a"] == pytest.approx(outcome.plan_result["focus_um"], abs=0.01)
 
 
-def test_a_focus_that_isnt_found_fails_the_run(beads: Session) -> None:  # noqa: F811
+def test_a_focus_that_isnt_found_fails_the_run(beads: Session) -> None:
     beads.hardware.move({"xy.x": NOWHERE})
     with pytest.raises(FitError, match="wide_focus sees an empty field"):
         run(beads, "snap", SNAP)
@@ -84,7 +84,7 @@ def test_a_focus_that_isnt_found_fails_the_run(beads: Session) -> None:  # noqa:
     assert beads.hardware.light("lamp").on is False
 
 
-def test_without_a_focus_no_frame_is_taken_where_that_was_asked_for(beads: Session) -> None:  # noqa: F811
+def test_without_a_focus_no_frame_is_taken_where_that_was_asked_for(beads: Session) -> None:
     beads.hardware.move({"xy.x": NOWHERE})
     outcome = run(beads, "snap", {**SNAP, "on_focus_fail": "skip"})
     assert outcome.exit_status == "success"
@@ -93,7 +93,7 @@ def test_without_a_focus_no_frame_is_taken_where_that_was_asked_for(beads: Sessi
     assert positions(beads)["z"] == pytest.approx(10.0, abs=0.01)
 
 
-def test_where_the_focus_was_last_frames_are_taken_without_it(beads: Session) -> None:  # noqa: F811
+def test_where_the_focus_was_last_frames_are_taken_without_it(beads: Session) -> None:
     """The sample has gone and somebody has moved z; the second round goes back to where the first one had its focus."""
     rounds: list[Any] = []
 
@@ -128,12 +128,12 @@ def test_where_the_focus_was_last_frames_are_taken_without_it(beads: Session) ->
         ("edge_search", {"axis": "z", "step_um": 2.0, "focus": "sweep"}, "focus: the sweep would move z"),
     ],
 )
-def test_what_makes_no_sense_is_refused(beads: Session, plan: str, kwargs: dict[str, Any], words: str) -> None:  # noqa: F811
+def test_what_makes_no_sense_is_refused(beads: Session, plan: str, kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         beads.templates[plan].check(kwargs)
 
 
-def test_a_dry_run_goes_through_the_sweep(beads: Session, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_goes_through_the_sweep(beads: Session, tmp_path: Path) -> None:
     here = Circumstances(positions=positions(beads), layout=Layout(tmp_path))
     found = check(templates(beads.scope, beads.layout)["z_stack"], STACK, beads.scope, here)
     assert (found.ok, found.frames, found.moves) == (True, {"wide": 3, "wide_focus": 9}, 9 + 1 + 3 + 1)

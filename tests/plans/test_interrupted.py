@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +28,6 @@ from .test_focus import PIEZO, STAGE, SWEEP, WHITE
 from .test_live import looking
 from .test_templates import documents, run
 
-BEADS = Path(__file__).parent / "beads" / "scope.yml"
 POINTS = os.environ.get("QUEUESCOPE_TEST_POINTS", "2")
 """``all``, or how many of each template in the middle of its stream."""
 
@@ -297,7 +295,7 @@ class Complete:
 
 
 @pytest.fixture(scope="module")
-def stands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool, Stand]]:
+def stands(tmp_path_factory: pytest.TempPathFactory, beads_session: Session) -> Iterator[dict[bool, Stand]]:
     """The demo diSPIM with small sensors, its hardware in a process of its own; and (True) the sample of beads."""
     folder = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
@@ -307,16 +305,12 @@ def stands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool, Stan
         patch.setenv("QUEUESCOPE_DATA", str(folder / "data"))
         process = HardwareProcess(scope.path, folder / "data").started()
         small = open_session()
-        patch.delenv("QUEUESCOPE_VOLUME__TRIGGER")
-        patch.setenv("QUEUESCOPE_SCOPE", str(BEADS))
-        patch.setenv("QUEUESCOPE_DATA", str(folder / "beads"))
-        beads = open_session()
+    beads = beads_session
     run(beads, "calibrate_stage_camera", {**STAGE, "store": True})
     found = {False: Stand(small, piezo_a=5.0, z=3.0), True: Stand(beads, z=10.0, piezo_a=3.2)}
     found[True].shot = run(beads, "snap", {"camera": "wide", **WHITE}).run_start_uids[0]
     yield found
-    for session in (small, beads):
-        session.hardware.close()
+    small.hardware.close()
     process.end()
 
 
