@@ -2,7 +2,7 @@
 
 ``connect(scope, layout)`` gives the microscope, wherever MMCore lives. The process is started by
 ``python -m queuescope.hardware --scope NAME|PATH --data DIR``.
-Importing this package imports neither MMCore nor an RPC library.
+Importing this package imports neither MMCore nor an RPC library nor NumPy.
 """
 
 from ._arming import ArmedFile

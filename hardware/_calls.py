@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
-import numpy as np
-
 from ._dose_state import DoseState
 from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
@@ -21,6 +19,7 @@ from ._surface import (
     FrameShift,
     HardwareInfo,
     HardwareState,
+    Image,
     LightOff,
     LightState,
     RecordingPlan,
@@ -113,7 +112,7 @@ class HardwareCalls(ABC):
     ) -> CameraState:
         return self._call("configure_camera", camera, exposure_ms, binning, roi)
 
-    def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:
+    def snap(self, camera: str, settings: FrameSettings) -> Image:
         return self._call("snap", camera, settings)
 
     def open_recording(self, plan: RecordingPlan) -> RecordingState:

@@ -3,15 +3,14 @@
 `Hardware` is implemented by the object that owns MMCore and by the proxy to the process where it lives; a contract suite
 holds the two together. Every public method of the protocol may be called across the boundary, nothing else may.
 Devices go by their names in the scope file, never by Micro-Manager labels; raw MMCore can't be reached.
-Importing this module imports neither MMCore nor an RPC library.
+Importing this module imports neither MMCore nor an RPC library nor NumPy.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat
 
 from ..described import Described
@@ -19,6 +18,15 @@ from ..formats import Format
 from ._dose_state import DoseState
 from ._event_types import EventBatch
 from ._safety_state import HaltReport, SafetyState
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Image = np.ndarray
+else:
+
+    class Image:
+        """A result that is an array: whoever asks for other calls loads no NumPy (decision 0015)."""
 
 
 class _Value(Described):
@@ -401,7 +409,7 @@ class Hardware(Protocol):
         """
         ...
 
-    def snap(self, camera: str, settings: FrameSettings) -> np.ndarray:
+    def snap(self, camera: str, settings: FrameSettings) -> Image:
         """One frame, not recorded: an array (height, width) of the camera's dtype. For focusing and tests, not for data."""
         ...
 

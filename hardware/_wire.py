@@ -18,11 +18,10 @@ from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgpack
-import numpy as np
 from pydantic import Strict, TypeAdapter, ValidationError
 
 from ._errors import ERRORS, ArgumentError, HardwareError, NotAllowedError
-from ._surface import SURFACE, Hardware
+from ._surface import SURFACE, Hardware, Image
 
 log = logging.getLogger("queuescope.hardware")
 
@@ -108,6 +107,8 @@ class Call:
 
     def pack_result(self, value: Any) -> bytes:
         if self.result is None:
+            import numpy as np  # the supervisor asks for no arrays, and lives without
+
             array = np.ascontiguousarray(value)
             packed: Any = {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": array.data.cast("B")}
         else:
@@ -121,6 +122,8 @@ class Call:
             raise rebuilt(reply["error"])
         value = reply["ok"]
         if self.result is None:
+            import numpy as np
+
             return np.frombuffer(bytearray(value["bytes"]), dtype=value["dtype"]).reshape(value["shape"])
         return self.result.validate_python(value)
 
@@ -142,7 +145,7 @@ def call_named(name: str) -> Call:
     signature = signature.replace(parameters=list(signature.parameters.values())[1:])
     arguments = {n: TypeAdapter(_strict_scalars(hints[n])) for n in signature.parameters}
     returned = hints["return"]
-    return Call(name, signature, arguments, None if returned is np.ndarray else TypeAdapter(returned))
+    return Call(name, signature, arguments, None if returned is Image else TypeAdapter(returned))
 
 
 def packed_error(error: HardwareError) -> bytes:

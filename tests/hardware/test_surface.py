@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgpack
-import numpy as np
 import pytest
 from pydantic import BaseModel
 
 from queuescope.config import Scope
 from queuescope.hardware import SURFACE, ArgumentError, Hardware, NotAllowedError, UnknownNameError, connect
+from queuescope.hardware._surface import Image
 from queuescope.hardware._wire import call_named
 from queuescope.layout import Layout
 
@@ -72,7 +72,7 @@ def bare(hint: Any) -> bool:
     parts = get_args(hint)
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return any(bare(field.annotation) for field in hint.model_fields.values())
-    if get_origin(hint) is Literal or hint is np.ndarray:
+    if get_origin(hint) is Literal or hint is Image:
         return False
     return hint in (Any, object, dict, list, tuple, set) or any(bare(part) for part in parts if part is not ...)
 

@@ -80,7 +80,26 @@ complete_app()
         set(),
         {"pydantic", "numpy", "asyncio", "httpx", "rich.progress", "queuescope.hardware", "queuescope.ledger"},
     ),
-    "the supervisor": ("import queuescope.scripts._supervise", set(), set()),
+    "the supervisor": (
+        """
+import sys
+from queuescope.config import load_scope
+from queuescope.layout import Layout
+from queuescope.scripts import _stack, _supervise
+from queuescope.scripts._checks import Ports
+from queuescope.scripts._probes import NoAnswer
+layout = Layout(sys.argv[1])
+layout.create()
+parts = _stack.parts(load_scope("demo-dispim"), layout, Ports("127.0.0.1", 1, "127.0.0.1", 2))
+for part in parts:  # as it does once a second; here nobody answers
+    try:
+        (part.alive or part.answers)()
+    except NoAnswer:
+        pass
+""",
+        {"Pyro5", "msgpack"},
+        {"numpy"},
+    ),
     "a client": ("from queuescope.agents import Scope", {"httpx._main"}, {"pydantic", "yaml", "numpy"}),
     "whoever uses an interface": (
         "import queuescope.hardware, queuescope.reading, queuescope.ledger, queuescope.server, queuescope.tiled_config",
