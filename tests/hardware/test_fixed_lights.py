@@ -13,7 +13,7 @@ from queuescope.layout import Layout
 
 GATE = 'gate:     {label: "LED:X:31"}'
 POWER = "power:    {label: LED DA, property: Voltage, full_scale: 5, limits_pct: [0, 50]}"
-CHANNEL = "exposure_ms: 10, power_pct: 10, select_s: 0.004}"
+CHANNEL = "power_pct: 10, "
 
 
 def test_a_gate_without_a_property_must_be_a_shutter(make_scope: Callable[..., Scope], tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_gate_without_a_property_must_be_a_shutter(make_scope: Callable[..., S
 def test_a_shutter_gate_with_fixed_power_opens_and_closes(make_scope: Callable[..., Scope], tmp_path: Path) -> None:
     """R3.9 opened, read back, closed with everything else."""
     edits = [(GATE, 'gate: {label: "LED:X:31", property: null}'), (POWER, "power: fixed")]
-    scope = make_scope(tmp_path, scope=[*edits, (CHANNEL, "exposure_ms: 10}")])
+    scope = make_scope(tmp_path, scope=[*edits, (CHANNEL, "")])
     hardware = connect(scope, Layout(tmp_path / "data"))
     try:
         assert hardware.set_light("led", True).on
