@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-LEAST_POINTS = 5
-"""Of a curve with a peak: its fit has four unknowns."""
+UNKNOWNS = 4
+"""Of a `Peak`."""
+LEAST_POINTS = UNKNOWNS + 1
 LEAST_STRUCTURE = 0.15
 """Correlation of neighbouring pixels in the sharpest frame below which there is nothing to focus on: noise stays under 0.05."""
 LEAST_RISE = 0.02
@@ -38,6 +39,7 @@ class Peak:
     height: float
     base: float
     r2: float
+    """Adjusted for its unknowns: through five points that mean nothing a peak often goes with 0.9 as R² is usually counted."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ def fit_peak(positions: Sequence[float], values: Sequence[float], name: str, uni
             None,
             None,
         ) from None
-    peak = Peak(
-        float(centre), float(width), float(height), float(base), r_squared(y, _gaussian(x, centre, width, height, base))
-    )
+    missed = 1 - r_squared(y, _gaussian(x, centre, width, height, base))
+    r2 = 1 - missed * (len(x) - 1) / (len(x) - UNKNOWNS)
+    peak = Peak(float(centre), float(width), float(height), float(base), r2)
     if top in (0, len(x) - 1) or not low + step / 2 <= peak.centre <= high - step / 2:
         where = low if abs(x[top] - low) < abs(x[top] - high) else high
         raise FitError(

@@ -51,6 +51,15 @@ def test_noise_has_no_r2() -> None:
     assert refused == 50
 
 
+def test_few_points_are_fitted_by_anything_and_count_for_less() -> None:
+    """Sharpness of five frames that have no focus: four unknowns come within R² 0.9 of it."""
+    found = fit_peak(X[:5], [3903.0, 3854.0, 4042.0, 3973.0, 3916.0], "galvo_a_y", "deg")
+    with pytest.raises(FitError, match=r"R² 0\.\d+, at least 0\.8"):
+        check_r2(found.r2, 0.8, "the focus curve over galvo_a_y")
+    right = [5.0 + 40.0 * math.exp(-((x - X[2]) ** 2) / 4) for x in X[:5]]
+    assert fit_peak(X[:5], right, "z", "um").r2 == pytest.approx(1.0)
+
+
 def test_what_is_too_little_is_refused() -> None:
     with pytest.raises(FitError, match="4 points, at least 5"):
         fit_peak(X[:4], X[:4], "z", "um")

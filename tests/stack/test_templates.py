@@ -35,7 +35,7 @@ REFUSED = {
     "center_on_pixel": "no run",
 }
 """What ends these examples on a microscope whose images have no focus, before there is any run: they are right to fail.
-`tests/plans/test_focus.py` has a sample that they work on."""
+`demo-beads` has a sample that they work on (`tests/plans/test_demo_beads.py`)."""
 AT_MOST = {"edge_search", "head_focus_descent"}
 """What is checked is the most that may come."""
 
