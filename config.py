@@ -209,6 +209,8 @@ class Camera(_Device):
     view: View | None = None
     readout_ms: Annotated[FiniteFloat, Field(ge=0, le=10_000)] = 20
     """What a frame takes beside its exposure, as a rule, until the computer has it: for estimates alone."""
+    chip_px: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (2048, 2048)
+    """Width and height of the chip: how long it takes to measure a frame, for estimates alone."""
     trigger: Literal["internal"] = "internal"
     external: ExternalTrigger | None = None
     """For `Volume.trigger` tiger_spim."""

@@ -20,8 +20,10 @@ CALL_S = 0.001
 """A call that moves or sets something, or an event that reads it, beside what the device takes."""
 CHECK_S = 0.002
 """Going through the steps of a protocol before the first."""
-MEASURE_S, SHIFT_S = 0.28, 1.05
-"""Measuring a frame of 2048 × 2048 pixels, and how far it lies from another one."""
+MEASURE_S, SHIFT_S = 0.28, 0.97
+"""Measuring a frame of 2048 × 2048 pixels, and how far it lies from another one; others by their size (`measured`)."""
+REFINE_S = 0.05
+"""A shift to a part of a pixel, however large the frame is."""
 UNKNOWN_EXPOSURE_S = 0.01
 """Where a plan leaves it as it is."""
 
@@ -68,6 +70,14 @@ def focus_s(scope: Scope) -> float:
 def select_s(scope: Scope, channel: Any) -> float:
     """A channel's preset and filter; None: no light."""
     return 0.0 if channel is None else scope.channels[channel.name].select_s + CALL_S
+
+
+def measured(parameters: Any, scope: Scope, camera: str) -> float:
+    """How many times as large a frame is as one of 2048 × 2048: so much longer it takes to measure it."""
+    width, height = scope.of_kind("camera")[camera].chip_px
+    if parameters.roi is not None:
+        width, height = min(width, parameters.roi.width_px), min(height, parameters.roi.height_px)
+    return width * height / (parameters.binning or 1) ** 2 / 2048**2
 
 
 def readouts_s(scope: Scope, cameras: Iterable[str]) -> list[float]:

@@ -22,6 +22,7 @@ from ._costs import (
     UNKNOWN_EXPOSURE_S,
     Way,
     focus_s,
+    measured,
     move_s,
     readouts_s,
     select_s,
@@ -85,7 +86,10 @@ def sweep_estimate(parameters: Any, scope: Scope, camera: str, times: int = 1) -
         return Estimate()
     settings, frames = frame_settings(channels_of(parameters)[0], scope), times * sweep_slices(sweep)
     exposure_s = UNKNOWN_EXPOSURE_S if settings.exposure_ms is None else settings.exposure_ms / 1000
-    frame_s = exposure_s + readouts_s(scope, [camera])[0] + AT_POINTS.frame_s + step_s(scope, sweep.axis) + MEASURE_S
+    beside_s = (
+        readouts_s(scope, [camera])[0] + step_s(scope, sweep.axis) + measured(parameters, scope, camera) * MEASURE_S
+    )
+    frame_s = exposure_s + AT_POINTS.frame_s + beside_s
     return Estimate(
         seconds=DATASET_S + frames * frame_s + times * move_s(scope, sweep.axis),
         frames={in_series(camera, SERIES): frames},
