@@ -24,7 +24,8 @@ from ._messages import checkpoint, move, read_together, trigger
 from ._parameters import Parameters, choice
 from ._reading import answer, value
 from ._rounds import LOOK_S, RoundRecord
-from ._sequence import Refused, as_validation_error, check_sequence, events
+from ._sequence import Refused, as_validation_error, events
+from ._sequence_rules import check_sequence
 from ._sequence_survey import Series, is_focusing, series_of_event, settings_of, survey
 from ._space import wait_for_space
 from ._template import Estimate, PlanBody, PlanContext, Template

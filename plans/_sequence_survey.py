@@ -16,7 +16,8 @@ from ..config import Scope
 from ..hardware import FrameSettings
 from ._channels import frame_settings
 from ._costs import AT_POINTS, CALL_S, UNKNOWN_EXPOSURE_S, focus_s, move_s, readouts_s, step_s
-from ._sequence import counted_one_by_one, events, parse, resolve_channel, timeless
+from ._sequence import events, parse, resolve_channel, timeless
+from ._sequence_count import counted_one_by_one
 
 
 @dataclass(frozen=True)
