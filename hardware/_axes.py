@@ -177,6 +177,12 @@ class Axes:
                 errors[device] = str(error)
         return found, errors
 
+    def resting(self, moved: Iterable[str]) -> dict[str, float]:
+        """Where the other axes stand, as far as they can be read, but for those that a focus lock leads now."""
+        found, _ = self.read_all()
+        led = {axis for axis, (_, engaged) in self._led.items() if axis in found and engaged()}
+        return {axis: at for axis, at in found.items() if axis not in led.union(moved)}
+
     def moving(self) -> list[str]:
         """Devices that a move of ours is under way for."""
         return [device for device, drive in self._drives.items() if drive.moving]

@@ -14,6 +14,7 @@ from ._surface import (
     FocusMetric,
     FocusState,
     FrameAt,
+    FrameLine,
     FrameMeasure,
     FrameSettings,
     FrameShift,
@@ -146,6 +147,9 @@ class HardwareCalls(ABC):
 
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         return self._call("checksums", recording, dataset)
+
+    def frame_lines(self, recording: str, dataset: str, start: int = 0) -> tuple[FrameLine, ...]:
+        return self._call("frame_lines", recording, dataset, start)
 
     def measure_frame(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:
         return self._call("measure_frame", frame, metric)

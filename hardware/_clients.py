@@ -25,6 +25,7 @@ LOOKING = (
     "value",
     "recording",
     "checksums",
+    "frame_lines",
     "measure_frame",
     "frame_shift",
     "events",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,6 +86,10 @@ class DatasetFiles(Protocol):
         """Add a frame's line, in their order: it counts."""
         ...
 
+    def lines(self, start: int) -> list[dict[str, Any]]:
+        """The lines of all frames that count, from this one on; `OSError` where they can't be read."""
+        ...
+
     def finish(self, frames: int) -> None:
         """End with exactly this many frames; twice is no error."""
         ...
@@ -108,6 +113,8 @@ class FrameList:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
+        self._ends = array("Q", [0])
+        """Where each line ends, in bytes."""
 
     @property
     def open(self) -> bool:
@@ -122,6 +129,16 @@ class FrameList:
         data = (json.dumps(line, separators=(",", ":")) + "\n").encode()
         if os.write(self._descriptor, data) != len(data):
             raise OSError(errno.ENOSPC, "the disk is full", str(self._path))
+        self._ends.append(self._ends[-1] + len(data))
+
+    def lines(self, start: int) -> list[dict[str, Any]]:
+        """Read back from this line on: a long run's lines aren't kept in memory."""
+        ends = self._ends[start:]
+        if len(ends) < 2:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(ends[0])
+            return [json.loads(line) for line in file.read(ends[-1] - ends[0]).splitlines()]
 
     def sync(self) -> None:
         sync(self._descriptor)

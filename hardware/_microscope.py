@@ -61,6 +61,7 @@ from ._surface import (
     FocusMetric,
     FocusState,
     FrameAt,
+    FrameLine,
     FrameMeasure,
     FrameSettings,
     FrameShift,
@@ -529,6 +530,10 @@ class Microscope(HandsOver):
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         self._alive()
         return self._recorder.checksums(recording, dataset)
+
+    def frame_lines(self, recording: str, dataset: str, start: int = 0) -> tuple[FrameLine, ...]:
+        self._alive()
+        return self._recorder.lines(recording, dataset, start)
 
     def measure_frame(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:
         self._alive()

@@ -140,6 +140,9 @@ class TiffFiles:
         """Add a frame's line: it counts."""
         self._list.append(line)
 
+    def lines(self, start: int) -> list[dict[str, Any]]:
+        return self._list.lines(start)
+
     def finish(self, frames: int) -> None:
         """End with exactly this many frames: the chain of images ends there and so does the file, behind its OME-XML, which now
         tells of every plane.

@@ -115,6 +115,9 @@ class ZarrFiles:
         """Add a frame's line: it counts."""
         self._list.append(line)
 
+    def lines(self, start: int) -> list[dict[str, Any]]:
+        return self._list.lines(start)
+
     def finish(self, frames: int) -> None:
         """End with exactly this many frames: later chunks and empty folders go, the array's shape follows."""
         if not self._list.open:

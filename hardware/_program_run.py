@@ -14,6 +14,7 @@ from ._errors import HardwareError
 from ._lights import Lights
 from ._pace import P, Pace
 from ._recording import Recording
+from ._surface import VolumeProgram
 
 log = logging.getLogger("queuescope.hardware")
 
@@ -46,6 +47,8 @@ class ProgramRun(Generic[P]):
         self._held = self._waiting = self._ended = False
         self._stop_reason: str | None = None
         self._stays = False
+        self._around: dict[str, float] = {}
+        """Where the axes stand that it doesn't move: nothing else moves while it runs."""
         self._problems: list[str] = []
         self._thread = threading.Thread(target=self._run, name="program", daemon=True)
 
@@ -116,7 +119,7 @@ class ProgramRun(Generic[P]):
         self._stays = True
 
     def record(self, dataset: str, frame: Frame, position: dict[str, float], programmed: bool = False) -> None:
-        self._sink.record(self.recording, dataset, frame, position, programmed)
+        self._sink.record(self.recording, dataset, frame, {**self._around, **position}, programmed)
 
     def has_room(self, timeout_s: float) -> bool:
         return self._sink.has_room(timeout_s)
@@ -125,12 +128,15 @@ class ProgramRun(Generic[P]):
         before: dict[str, float] = {}
         try:
             with self.noting():
-                before = self._axes.read(self._pace.moves(self.program))
+                moved = self._pace.moves(self.program)
+                before = self._axes.read(moved)
+                self._around = self._axes.resting(moved)
                 self._pace.run(self)
             for off in self._lights.all_off(emission=False):
                 if off.error is not None:
                     self._problems.append(f"light {off.light} may still be ON: {off.error}")
-            if before and not self._stays:
+            stays = self._stays or (isinstance(self.program, VolumeProgram) and self.program.stays)
+            if before and not stays:
                 with self.noting("the axes did not return: "):
                     self._axes.move(before)
         finally:

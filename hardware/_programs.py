@@ -31,7 +31,7 @@ def check_volume(
         )
     for view in program.views:
         _check_view(recording, view, axes, cameras, together)
-    axes.check_sequence([targets_of(view, index) for view, index in in_order(program)], back=True)
+    axes.check_sequence([targets_of(view, index) for view, index in in_order(program)], back=not program.stays)
 
 
 def check_burst(recording: Recording, program: BurstProgram, cameras: Cameras) -> None:

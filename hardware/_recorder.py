@@ -35,6 +35,7 @@ from ._surface import (
     BurstProgram,
     FocusMetric,
     FrameAt,
+    FrameLine,
     FrameMeasure,
     FrameSettings,
     FrameShift,
@@ -299,6 +300,17 @@ class Recorder:
         recording = self._known(identity)
         with recording.changed:
             return tuple(self._dataset(recording, dataset).checksums)
+
+    def lines(self, identity: str, dataset: str, start: int) -> tuple[FrameLine, ...]:
+        """See `Hardware.frame_lines`."""
+        if start < 0:
+            raise LimitError(f"start {start} is below 0", thing="frame_lines.start", value=start, limit=[0, None])
+        recording = self._known(identity)
+        try:
+            lines = self._dataset(recording, dataset).files.lines(start)
+        except OSError as error:
+            raise RecordingError(f"the frame list of {dataset} can't be read: {error}", **recording.counts()) from error
+        return tuple(FrameLine.of(line) for line in lines)
 
     def measure(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:
         """See `Hardware.measure_frame`."""

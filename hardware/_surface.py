@@ -9,7 +9,7 @@ Importing this module imports neither MMCore nor an RPC library nor NumPy.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 from pydantic import ConfigDict, Field, FiniteFloat
 
@@ -226,6 +226,22 @@ class FrameAt(_Value):
     index: Annotated[int, Field(ge=0)]
 
 
+class FrameLine(_Value):
+    """When and where a frame was taken, as ``….frames.jsonl`` has it."""
+
+    time: float
+    """When its exposure began; of one that something else timed, when it reached MMCore. Seconds since the epoch."""
+    position: dict[str, float]
+    """By axis (µm or deg); one that could not be read isn't there."""
+    programmed: bool = False
+    """The positions of the axes that its program moved were commanded, not read back."""
+
+    @classmethod
+    def of(cls, line: dict[str, Any]) -> Self:
+        """From a line of the frame list, which has more."""
+        return cls(**{key: line[key] for key in cls.model_fields if key in line})
+
+
 class FrameMeasure(_Value):
     sharpness: float
     """By the metric asked for, no unit."""
@@ -272,6 +288,8 @@ class VolumeProgram(_Value):
     """``slice``: all views at a slice, then the next slice; ``volume``: one view after the other."""
     trigger: Literal["software"] | None = None
     """None: as the scope file says (`volume.trigger`); ``software``: in software time all the same."""
+    stays: bool = False
+    """The axes stay where the last frame was taken; else they go back to where they were."""
 
 
 class BurstView(_Value):
@@ -471,6 +489,10 @@ class Hardware(Protocol):
 
     def checksums(self, recording: str, dataset: str) -> tuple[str, ...]:
         """Checksum of every frame, taken from the camera's buffer before it was written, in order."""
+        ...
+
+    def frame_lines(self, recording: str, dataset: str, start: int = 0) -> tuple[FrameLine, ...]:
+        """When and where each frame was taken, from number ``start`` to the newest on disk. Touches no device."""
         ...
 
     def measure_frame(self, frame: FrameAt, metric: FocusMetric) -> FrameMeasure:

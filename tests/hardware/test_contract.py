@@ -154,6 +154,7 @@ def test_arguments_of_the_wrong_type_are_refused(
         ("close_recording", ("nowhere",)),
         ("stop_recording", ("nowhere",)),
         ("checksums", ("nowhere", "cam_a")),
+        ("frame_lines", ("nowhere", "cam_a")),
         ("record_frame", ("nowhere", {"cam_a": FrameSettings()})),
         ("measure_frame", (FrameAt(recording="nowhere", dataset="cam_a", index=0), "laplacian")),
         ("frame_shift", (FrameAt(recording="nowhere", dataset="cam_a", index=0),) * 2),
@@ -337,6 +338,32 @@ def test_a_two_camera_volume_is_followed_to_its_end(hardware: ConnectedHardware,
     assert hardware.positions(tuple(before)) == pytest.approx(before)
     assert not any(light.on for light in hardware.state().lights.values())
     assert hardware.close_recording(state.recording).error is None
+
+
+def test_where_frames_were_taken(hardware: ConnectedHardware, new_plan: Plan, view: View, lit: FrameSettings) -> None:
+    """As their frame list has it, from any number on; a program that stays leaves its axes at its last frame."""
+    before = hardware.move({"piezo_a": 7.0, "galvo_a.y": 0.5})
+    state = hardware.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=8)))
+    hardware.record_frame(state.recording, {"cam_a": lit})
+    for stays in (False, True):
+        state = hardware.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 3),), stays=stays))
+        while state.phase == "running":
+            state = hardware.recording(state.recording, seen=state.version, wait_s=20)
+        assert state.error is None
+        there = hardware.positions(tuple(before))
+        assert there == pytest.approx({"piezo_a": 2.0, "galvo_a.y": 0.02} if stays else before)
+    found = hardware.frame_lines(state.recording, "cam_a")
+    assert [line.position["piezo_a"] for line in found] == pytest.approx([7.0, 0.0, 1.0, 2.0, 0.0, 1.0, 2.0])
+    assert [line.time for line in found] == sorted(line.time for line in found)
+    assert not any(line.programmed for line in found)
+    assert {tuple(line.position) == tuple(found[1].position) for line in found[1:]} == {True}
+    assert hardware.frame_lines(state.recording, "cam_a", 5) == found[5:]
+    assert hardware.frame_lines(state.recording, "cam_a", 7) == () == hardware.frame_lines(state.recording, "cam_a", 99)
+    with pytest.raises(LimitError, match="start -1"):
+        hardware.frame_lines(state.recording, "cam_a", -1)
+    closed = hardware.close_recording(state.recording)
+    assert hardware.frame_lines(closed.recording, "cam_a") == found
+    hardware.move(before)
 
 
 def test_a_volume_can_be_stopped(hardware: ConnectedHardware, new_plan: Plan, view: View) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from queuescope.hardware import (
     ConfigurationError,
+    DatasetPlan,
     DeviceError,
     FocusError,
     FocusLockError,
@@ -21,6 +22,7 @@ from queuescope.hardware import (
     LimitError,
     NotAllowedError,
     ReferenceLostError,
+    VolumeProgram,
     connect,
 )
 from queuescope.layout import Layout
@@ -131,6 +133,22 @@ def test_a_stage_that_can_not_be_led_back_is_lost(local: Any, optics: Optics, tm
     assert list(kept["lost"]) == ["z"]
     assert local.confirm_reference("z", "Ada") == 299
     assert local.move({"z": 0}) == {"z": 0}
+
+
+def test_a_stage_that_is_led_is_nowhere_in_a_programs_frames(
+    local: Any, optics: Optics, new_plan: Callable[..., Any], view: Callable[..., Any], follow: Callable[..., Any]
+) -> None:
+    """Where the other axes stand is read once, before the first frame; the lock moves z all the while."""
+    state = local.open_recording(new_plan(DatasetPlan(name="cam_a", camera="cam_a", frames=4)))
+    for locked in (False, True):
+        if locked:
+            local.lock_focus("autofocus", True)
+        state = follow(local, local.start_volume(state.recording, VolumeProgram(views=(view("cam_a", "a", 2),))))
+        assert state.error is None
+    local.lock_focus("autofocus", False)
+    found = local.frame_lines(state.recording, "cam_a")
+    assert ["z" in line.position for line in found] == [True, True, False, False]
+    assert all("xy.x" in line.position for line in found)
 
 
 def test_an_autofocus_that_finds_nothing_says_so(local: Any, optics: Optics) -> None:

@@ -103,8 +103,17 @@ def test_a_volume_reads_back_as_it_left_the_cameras(
     assert len({frame.tobytes() for frame in (*a, *b)}) == 10, "frames differ, so their order is proven"
     found = open_volume(Path(state.datasets["cam_a"].path))
     assert (found.axes, found.scale, found.channel) == (["z", "y", "x"], [1.5, 0.1625, 0.1625], "gfp")
-    positions = [line["position"] for line in lines(state, "cam_a")]
-    assert positions == [{"piezo_a": float(i), "galvo_a.y": i / 100} for i in range(5)]
+    found = lines(state, "cam_a")
+    assert [(line["position"]["piezo_a"], line["position"]["galvo_a.y"]) for line in found] == [
+        (float(i), i / 100) for i in range(5)
+    ]
+    others = local.positions(("z", "xy.x", "xy.y"))
+    assert all(line["position"].items() >= others.items() for line in found), (
+        "and where the axes are that it doesn't move"
+    )
+    assert all({"piezo_b", "galvo_b.y"}.isdisjoint(line["position"]) for line in found), (
+        "the other view's are elsewhere by then"
+    )
 
 
 def test_files_are_valid_before_the_first_frame(local: Any, new_plan: Plan, tmp_path: Path, sensor: int) -> None:

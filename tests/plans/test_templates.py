@@ -138,7 +138,9 @@ def test_a_stack_has_its_positions(session: Session) -> None:
     run_uid = outcome.plan_result["run_uid"]
     docs = documents(session, run_uid)
     lines = (session.layout.volumes / f"{run_uid}_overview.frames.jsonl").read_text().splitlines()
-    assert [json.loads(line)["position"] for line in lines] == [{"z": z} for z in (28.0, 30.0, 32.0)]  # as read back
+    assert [json.loads(line)["position"] for line in lines] == [  # as read back
+        {**session.hardware.positions(tuple(session.scope.axes())), "z": z} for z in (28.0, 30.0, 32.0)
+    ]
     (descriptor,) = (doc for kind, doc in docs if kind == "descriptor")
     configuration = descriptor["configuration"]["volume"]["data"]
     assert configuration["overview_z"] == [28.0, 30.0, 32.0]
