@@ -10,16 +10,19 @@ from ..layout import Layout
 from ._additions import DEVICES, PLANS, AdditionError, additions
 from ._autofocus import AutofocusDevice
 from ._axes import AxisPair, AxisPositioner, check_axis
-from ._camera import CameraDetector, CameraPlan, FrameMeter, in_series, of_image
+from ._camera import CameraDetector, FrameMeter
+from ._camera_plan import CameraPlan, in_series, of_image
 from ._events import HardwareEvents
 from ._finding import Finding
+from ._following import GATHER_S, ProgramPlan
 from ._geometry import CameraGeometry, Geometry
 from ._imaging import ImagingConfiguration
 from ._lights_off import LightsOff
 from ._live_view import LivePlan, LiveView
-from ._program import GATHER_S, ProgramFlyer, ProgramPlan
+from ._program import ProgramFlyer
 from ._reconnection import Reconnection
 from ._recordings import RunRecordings
+from ._sequenced import SequencedCamera, Shots
 from ._settings import ChannelSelector, LabelledState, LightGate, PropertyValue
 from ._temperature import TemperatureValue
 
@@ -48,6 +51,8 @@ __all__ = [
     "PropertyValue",
     "Reconnection",
     "RunRecordings",
+    "SequencedCamera",
+    "Shots",
     "TemperatureValue",
     "added_devices",
     "additions",

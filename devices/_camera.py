@@ -6,18 +6,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 from ophyd.ophydobj import OphydObject
 from ophyd.status import Status
 
 from ..config import Camera as CameraSettings
 from ..config import MultiCamera as MultiCameraSettings
-from ..formats import Format
 from ..hardware import (
-    DatasetPlan,
     DatasetState,
     FocusMetric,
     FrameAt,
@@ -28,37 +26,14 @@ from ..hardware import (
     HardwareError,
     RecordingError,
 )
+from ._camera_plan import CameraPlan, in_series
 from ._geometry import CameraGeometry
 from ._imaging import ImagingConfiguration
 from ._recordings import AssetStream, RunRecordings, frame_key
+from ._sequenced import SequencedCamera
 from ._status import Exposes, finished, in_thread
 
 log = logging.getLogger("queuescope.devices")
-
-
-def in_series(camera: str, series: str) -> str:
-    """The dataset of a camera's frames in a series (a channel, a place); the camera's own name where it has but one."""
-    return f"{camera}_{series}" if series else camera
-
-
-@dataclass(frozen=True)
-class CameraPlan:
-    """What a plan tells a camera before its first frame (``bps.prepare``)."""
-
-    settings: FrameSettings = field(default_factory=FrameSettings)
-    frames: int | None = None
-    """Frames that will come, where the plan knows."""
-    axis: Literal["t", "z"] = "t"
-    step_um: float | None = None
-    channel: str | None = None
-    format: Format | None = None
-    """None: the scope file's (`storage.format`)."""
-
-
-def of_image(settings: FrameSettings) -> dict[str, Any]:
-    """What an image's own metadata say of how it was taken: fields of a `DatasetPlan`."""
-    exposure_ms = settings.exposure_ms if settings.exposure_ms else None  # 0 is what no camera does
-    return {"exposure_ms": exposure_ms, "light": settings.light, "power_pct": settings.power_pct}
 
 
 class CameraDetector(Exposes, OphydObject):
@@ -123,6 +98,21 @@ class CameraDetector(Exposes, OphydObject):
             position=position,
         )
 
+    def sequenced(
+        self, series: str, axes: Mapping[str, Any], described: Mapping[str, dict[str, Any]]
+    ) -> SequencedCamera:
+        """The same camera for a sequence's frames, each with an event; see `SequencedCamera`."""
+        return SequencedCamera(
+            camera=self._camera,
+            series=series,
+            cameras=self.cameras,
+            axes=axes,
+            described=described,
+            hardware=self._hardware,
+            recordings=self._recordings,
+            imaging=self._imaging,
+        )
+
     def _forget(self) -> None:
         self._recording: str | None = None
         self._datasets: dict[str, DatasetState] = {}
@@ -183,19 +173,7 @@ class CameraDetector(Exposes, OphydObject):
         if self._recording is None:
             opened = self._recordings.open(
                 run_uid,
-                *(
-                    DatasetPlan(
-                        name=in_series(camera, self._series),
-                        camera=camera,
-                        frames=plan.frames,
-                        axis=plan.axis,
-                        step_um=plan.step_um,
-                        channel=plan.channel,
-                        format=plan.format,
-                        **of_image(plan.settings),
-                    )
-                    for camera in self.cameras
-                ),
+                *plan.datasets(self.cameras, self._series),
                 position=self._position,
             )
             self._recording, self._datasets = opened.recording, opened.datasets

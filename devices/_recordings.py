@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from event_model import ComposeStreamResource
@@ -14,13 +16,14 @@ from ..formats import MIMETYPES, array_uri
 from ..hardware import (
     DatasetPlan,
     DatasetState,
+    FrameLine,
     Hardware,
     HardwareError,
     HardwareGoneError,
     RecordingPlan,
     RecordingState,
 )
-from ..layout import Layout, found_uri, frames_on_disk, resolve_uri
+from ..layout import Layout, found_uri, frame_list, frames_on_disk, resolve_uri
 
 ALONE_S = 8.0
 """A hardware process behind a cut link may add frames for so long: until it knows that it is alone, and ends its volume."""
@@ -158,6 +161,17 @@ class RunRecordings:
         """Frames of a dataset, counted without the hardware; None where its folder can't be seen from here."""
         uri = found_uri(self._layout, self._scope, run_uid, name)
         return frames_on_disk(resolve_uri(self._layout, self._scope, uri, "tiled"))
+
+    def lines_on_disk(self, run_uid: str, name: str, start: int) -> list[FrameLine]:
+        """Of a dataset's frames from this number on, without the hardware; none where its folder can't be seen from here."""
+        uri = found_uri(self._layout, self._scope, run_uid, name)
+        log = frame_list(resolve_uri(self._layout, self._scope, uri, "tiled"))
+        try:
+            with log.open("rb") as file:
+                whole = (line for line in islice(file, start, None) if line.endswith(b"\n"))
+                return [FrameLine.of(json.loads(line)) for line in whole]
+        except FileNotFoundError:
+            return []
 
     def asset_stream(self, dataset: DatasetState, planned: int | None) -> AssetStream:
         """The stream documents of a dataset."""
