@@ -289,6 +289,11 @@ def _slices(n: int) -> dict[str, Any]:
     return {"axis": STAGE, "centre_um": 0.0, "range_um": (n - 1) * 0.1, "step_um": 0.1, **FRAME}
 
 
+def _sequenced(n: int) -> dict[str, Any]:
+    stack = {"stage_positions": [{"z": 0.0}], "z_plan": {"range": (n - 1) * 0.1, "step": 0.1}}
+    return {"sequence": stack, **FRAME}
+
+
 def _frames(n: int) -> dict[str, Any]:
     return {"frames": n, "cameras": [CAMERA], "roi": FRAME["roi"]}
 
@@ -305,5 +310,6 @@ CASES = (
         _snaps,
     ),
     Case("z_stack (flies)", "z_stack", FLY_GOAL_MS, _slices, _stack),
+    Case("mda of a z stack (flies)", "mda", FLY_GOAL_MS, _sequenced, _stack),
     Case("burst (flies)", "burst", FLY_GOAL_MS, _frames, _sequence),
 )

@@ -11,7 +11,7 @@ import numpy as np
 from bluesky import Msg
 
 from ..config import Axis, Scope
-from ..devices import CameraPlan, Geometry, ProgramPlan, added_devices, in_series
+from ..devices import CameraPlan, Geometry, ProgramPlan, Shots, added_devices, in_series
 from ..hardware import (
     BurstProgram,
     CameraState,
@@ -256,6 +256,12 @@ class _CameraPart(_Part):
     def another(self, series: str, position: str | None = None) -> _CameraPart:
         return _CameraPart(self.name, self.cameras, self.geometry, series)
 
+    def sequenced(self, series: str, axes: Any, described: Any) -> _CameraPart:
+        return self.another(series)
+
+    def expect(self, shots: Shots) -> None:
+        pass
+
 
 class _Stand:
     """A microscope of the scope file's rules alone."""
@@ -329,7 +335,7 @@ class _Stand:
             case "prepare":
                 value = msg.args[0]
                 self._sizes |= self._sizes_of(msg.obj, value)
-                program = value.program if isinstance(value, ProgramPlan) else value
+                program = value.program if isinstance(value, ProgramPlan | Shots) else value
                 if isinstance(program, VolumeProgram | BurstProgram):
                     self._program(program)
         return None
@@ -389,5 +395,5 @@ class _Stand:
                 galvo = {} if view.galvo is None or view.galvo_deg is None else {view.galvo: view.galvo_deg[index]}
                 self._move({view.piezo: um, **galvo})
         moved = {name: before[name] for name in before if before[name] != self.here[name]}
-        if moved:
+        if moved and not program.stays:
             self._move(moved)

@@ -31,11 +31,30 @@ def move(targets: Mapping[Any, Any]) -> PlanBody:
         yield Msg("wait", None, group=group)
 
 
+def _waited(command: str, device: Any, *args: Any) -> PlanBody:
+    group = f"{command}-{next(_groups)}"
+    yield Msg(command, device, *args, group=group)
+    yield Msg("wait", None, group=group)
+
+
 def trigger(device: Any) -> PlanBody:
     """`bps.trigger` with ``wait=True``."""
-    group = f"trigger-{next(_groups)}"
-    yield Msg("trigger", device, group=group)
-    yield Msg("wait", None, group=group)
+    yield from _waited("trigger", device)
+
+
+def prepare(device: Any, value: Any) -> PlanBody:
+    """`bps.prepare` with ``wait=True``."""
+    yield from _waited("prepare", device, value)
+
+
+def kickoff(flyer: Any) -> PlanBody:
+    """`bps.kickoff` with ``wait=True``."""
+    yield from _waited("kickoff", flyer)
+
+
+def collect(flyer: Any, stream: str) -> PlanBody:
+    """`bps.collect` of what is new, which it doesn't return."""
+    yield Msg("collect", flyer, name=stream, return_payload=False)
 
 
 def read_together(*devices: Any, stream: str) -> PlanBody:

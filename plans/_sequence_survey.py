@@ -7,25 +7,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import useq
 
 from ..config import Scope
-from ..hardware import FrameSettings
-from ._channels import frame_settings
-from ._costs import AT_POINTS, CALL_S, UNKNOWN_EXPOSURE_S, focus_s, move_s, readouts_s, step_s
-from ._sequence import events, parse, resolve_channel, timeless
+from ._channels import cameras_of
+from ._costs import AT_POINTS, CALL_S, FLOWN, UNKNOWN_EXPOSURE_S, focus_s, move_s, readouts_s, step_s
+from ._sequence import events, parse, timeless
 from ._sequence_count import counted_one_by_one
-
-
-@dataclass(frozen=True)
-class Series:
-    """Frames of one channel with one exposure: a dataset for each camera, and a stream."""
-
-    channel: str | None
-    exposure_ms: float | None
+from ._sequence_flights import FEWEST, Flight, Flights
+from ._sequence_series import Series, is_focusing, series_of_event, settings_of
 
 
 @dataclass
@@ -36,29 +28,13 @@ class Survey:
     """Along which there is more than one index."""
     times: bool = False
     """It has time points."""
+    lit_s: dict[Series, float] = field(default_factory=dict)
+    """Seconds of light, where the series has one."""
 
 
-def is_focusing(event: useq.MDAEvent) -> bool:
-    return isinstance(event.action, useq.HardwareAutofocus)
-
-
-def series_of_event(event: useq.MDAEvent, scope: Scope) -> Series:
-    if event.channel is None:
-        return Series(None, None)
-    name = resolve_channel(scope, event.channel.config, event.channel.group)
-    return Series(name, event.exposure)
-
-
-def settings_of(series: Series, scope: Scope) -> FrameSettings:
-    if series.channel is None:
-        return FrameSettings()
-    asked = SimpleNamespace(name=series.channel, exposure_ms=series.exposure_ms, power_pct=None)
-    return frame_settings(asked, scope)
-
-
-def survey(raw: Mapping[str, Any], scope: Scope) -> Survey:
-    """``raw`` was checked (`check_sequence`)."""
-    return _survey(json.dumps(raw), _Hashed(scope))
+def survey(raw: Mapping[str, Any], scope: Scope, camera: str | None = None) -> Survey:
+    """``raw`` was checked (`check_sequence`). Without a ``camera`` seconds and light are as of one that no stage is wired to."""
+    return _survey(json.dumps(raw), _Hashed(scope), camera)
 
 
 class _Hashed:
@@ -75,7 +51,7 @@ class _Hashed:
 
 
 @lru_cache(maxsize=8)
-def _survey(text: str, hashed: _Hashed) -> Survey:
+def _survey(text: str, hashed: _Hashed, camera: str | None) -> Survey:
     raw, scope = json.loads(text), hashed.scope
     sequence = parse(raw)
     outer = [] if sequence.time_plan is None or "t" not in sequence.axis_order else list(sequence.time_plan)
@@ -83,35 +59,24 @@ def _survey(text: str, hashed: _Hashed) -> Survey:
     found = Survey(times=bool(outer))
     at_place: dict[int, float] = {}
     """Seconds of one time point, by position."""
-    x, _, z = scope.sample_axes()
-    readout_s = max(readouts_s(scope, scope.of_kind("camera")), default=0.0)  # whichever camera it will be
-    here: tuple[float | None, float | None] | None = None
-    deep: float | None = None
-    selected: str | None = None
-    for event in events(raw if one_by_one else timeless(raw), (0.0, 0.0)):
-        place = event.index.get("p", -1)
+    flights, costs = Flights(scope, camera), _Costs(scope, camera)
+    groups = 0
+    for group in flights.grouped(events(raw if one_by_one else timeless(raw), (0.0, 0.0))):
+        groups += 1
+        place = group[0].index.get("p", -1)
         inner = _inner_times(sequence, place)
-        found.axes |= {axis for axis, index in event.index.items() if index > 0}
         found.times = found.times or bool(inner)
-        cost = 0.0
-        if (event.x_pos, event.y_pos) not in (here, (None, None)):
-            here = (event.x_pos, event.y_pos)
-            cost += move_s(scope, x)
-        if z is not None and event.z_pos not in (deep, None):
-            deep = event.z_pos
-            cost += step_s(scope, z) + CALL_S
-        if is_focusing(event):
-            cost += focus_s(scope)
-        else:
-            series = series_of_event(event, scope)
-            if series.channel is not None and series.channel != selected:
-                selected = series.channel
-                cost += scope.channels[selected].select_s + CALL_S
-            cost += (settings_of(series, scope).exposure_ms or 1000 * UNKNOWN_EXPOSURE_S) / 1000
-            cost += readout_s + AT_POINTS.frame_s
-            taken = 1 if one_by_one else _taken(sequence, event, outer) * max(len(inner), 1)
-            found.frames[series] = found.frames.get(series, 0) + taken
-        at_place[place] = at_place.get(place, 0.0) + cost
+        flight = flights.way(group)
+        for event in group:
+            found.axes |= {axis for axis, index in event.index.items() if index > 0}
+            if not is_focusing(event):
+                series = flights.series(event)
+                taken = 1 if one_by_one else _taken(sequence, event, outer) * max(len(inner), 1)
+                found.frames[series] = found.frames.get(series, 0) + taken
+                found.lit_s[series] = found.lit_s.get(series, 0.0) + taken * costs.lit_s(series, flight)
+        at_place[place] = at_place.get(place, 0.0) + costs.of(group, flight)
+    if groups == 1 and len(outer) > 1 and not any(outer) and not inner:
+        at_place = {place: costs.in_a_row(group, flights)}  # the time points of one frame are one group
     lasts = sum(_lasting(_inner_times(sequence, place), cost) for place, cost in at_place.items())
     if one_by_one:
         lasts /= max(len(outer), 1)
@@ -119,6 +84,62 @@ def _survey(text: str, hashed: _Hashed) -> Survey:
     before = math.prod(sequence.sizes[axis] or 1 for axis in _axes_before_time(sequence)) if outer else 1
     found.seconds = before * _lasting(outer, lasts / before)
     return found
+
+
+class _Costs:
+    """Seconds that groups of events take, one after the other."""
+
+    def __init__(self, scope: Scope, camera: str | None) -> None:
+        self._scope = scope
+        cameras = scope.of_kind("camera") if camera is None else cameras_of(scope, camera)
+        self._readout_s = max(readouts_s(scope, cameras), default=0.0)
+        external = None if camera is None else getattr(scope.devices[camera], "external", None)
+        self._held_s = 0.0 if external is None else external.readout_ms / 1000
+        """Between two exposures that a camera's pulses follow, with the light on."""
+        self._here: tuple[float | None, float | None] | None = None
+        self._deep: float | None = None
+        self._selected: str | None = None
+
+    def lit_s(self, series: Series, flight: Flight) -> float:
+        """Seconds of light for a frame."""
+        return self._exposure_s(series) + (self._held_s if flight is Flight.TRIGGERED else 0.0)
+
+    def _exposure_s(self, series: Series) -> float:
+        return (settings_of(series, self._scope).exposure_ms or 1000 * UNKNOWN_EXPOSURE_S) / 1000
+
+    def of(self, group: list[useq.MDAEvent], flight: Flight) -> float:
+        first, scope = group[0], self._scope
+        x, _, z = scope.sample_axes()
+        seconds = 0.0
+        if (first.x_pos, first.y_pos) not in (self._here, (None, None)):
+            self._here = (first.x_pos, first.y_pos)
+            seconds += move_s(scope, x)
+        for event in group:
+            if z is not None and event.z_pos not in (self._deep, None):
+                self._deep = event.z_pos
+                if flight is not Flight.TRIGGERED or event is first:
+                    seconds += step_s(scope, z) + (CALL_S if flight is Flight.STEPS else 0.0)
+        if is_focusing(first):
+            return seconds + focus_s(scope)
+        series = series_of_event(first, scope)
+        if series.channel is not None and series.channel != self._selected:
+            self._selected = series.channel
+            seconds += scope.channels[series.channel].select_s + CALL_S
+        begin_s = 0.0 if flight is Flight.STEPS else FLOWN.begin_s
+        return seconds + begin_s + len(group) * self._frame_s(series, flight)
+
+    def _frame_s(self, series: Series, flight: Flight) -> float:
+        exposure_s = self._exposure_s(series)
+        if flight is Flight.SEQUENCE:
+            return max(exposure_s, self._readout_s)
+        return exposure_s + self._readout_s + (AT_POINTS if flight is Flight.STEPS else FLOWN).frame_s
+
+    def in_a_row(self, group: list[useq.MDAEvent], flights: Flights) -> float:
+        """Of a group that the same follows at once, again and again."""
+        flight = flights.way(group * FEWEST)
+        if flight.moves and len({event.z_pos for event in group}) > 1:  # a stack ends with its time point
+            return self.of(group, flights.way(group))
+        return len(group) * self._frame_s(series_of_event(group[0], self._scope), flight)
 
 
 def _inner_times(sequence: useq.MDASequence, place: int) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 from bluesky import Msg, RunEngine
 from bluesky.run_engine import RunEngineResult
 from bluesky.utils import RunEngineInterrupted
-from event_model import DocumentNames
+from event_model import DocumentNames, unpack_event_page
 
 from .. import __version__
 from ..config import Scope, load_scope
@@ -128,6 +128,10 @@ class ScopeRunEngine(RunEngine):
             if problem is not None:
                 doc["exit_status"] = "fail"
                 doc["reason"] = "; ".join(filter(None, [doc.get("reason"), problem]))
+        if name == DocumentNames.event_page:  # a reader of events needn't know how they came
+            for event in unpack_event_page(doc):
+                await super().emit(DocumentNames.event, event)
+            return
         await super().emit(name, doc)
 
 

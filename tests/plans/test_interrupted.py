@@ -435,13 +435,22 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("name", ["acquire_volume", "burst"])
+FILM = {"channels": ["gfp"], "time_plan": {"interval": 0, "loops": 200}, "keep_shutter_open_across": "t"}
+LONG: dict[str, tuple[dict[str, Any], int]] = {
+    "acquire_volume": ({"slices": 60, "channels": GFP}, 60),
+    "burst": ({"frames": 200, "cameras": ["overview"], "channels": GFP}, 200),
+    "mda": ({"camera": "overview", "sequence": FILM}, 200),
+}
+"""What takes long, and how many frames of each camera it takes."""
+
+
+@pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_pause_waits_for_what_cant_be_held(stand: Stand, name: str, ends: bool) -> None:
     """Inside a hardware-timed volume a pause takes effect at its end; where a cancel asks for it the volume ends at once."""
     stand.begin()
     session, run_engine = stand.session, stand.session.run_engine
-    long = {"acquire_volume": {"slices": 60}, "burst": {"frames": 200, "cameras": ["overview"]}}[name]
+    kwargs, each = LONG[name]
 
     def hook(msg: Any) -> None:
         if msg.command == "collect":  # its first frames are there
@@ -452,7 +461,7 @@ def test_a_pause_waits_for_what_cant_be_held(stand: Stand, name: str, ends: bool
 
     run_engine.msg_hook = hook
     with pytest.raises(RunEngineInterrupted):
-        run(session, name, {**long, "channels": GFP})
+        run(session, name, kwargs)
     assert stand.left()["lit"] == set()
     if ends:
         run_engine.abort()
@@ -460,6 +469,6 @@ def test_a_pause_waits_for_what_cant_be_held(stand: Stand, name: str, ends: bool
         run_engine.resume()
     ((*_, (_, stop)),) = stand.runs()
     check_runs(stand, stand.runs(), {"abort" if ends else "success"})
-    frames, planned = sum(stop["frames"].values()), next(iter(long.values())) * len(stop["frames"])
+    frames, planned = sum(stop["frames"].values()), each * len(stop["frames"])
     assert 0 < frames < planned if ends else frames == planned
     assert stand.changed() == {"channel", "exposure"}

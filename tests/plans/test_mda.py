@@ -291,6 +291,24 @@ def test_a_long_time_lapse_is_estimated_without_its_events() -> None:
     assert estimate.dose == {"lamp": pytest.approx(100 * (960 * 50 * 0.01 + 138 * 50 * 0.02))}
 
 
+def test_what_flies_is_estimated_as_that() -> None:
+    """A stack costs less than its slices one by one; frames of one place without an interval less than with one."""
+
+    def seconds(**sequence: Any) -> float:
+        return MDA.estimate(
+            MDA.check({"sequence": {"channels": [{"config": "fitc", "exposure": 10}], **sequence}}), SCOPE
+        ).seconds
+
+    focused = {"autofocus_plan": {"axes": ["z"]}}  # which comes between the slices, and takes no time here
+    stack = {"z_plan": {"range": 99, "step": 1}}
+    assert 1.0 < seconds(**stack) < seconds(**stack, **focused) - 1.0
+    assert (
+        10.0
+        < seconds(time_plan={"interval": 0, "loops": 1000})
+        < seconds(time_plan={"interval": 1e-4, "loops": 1000}) - 10
+    )
+
+
 def test_a_dry_run_goes_through_every_move(tmp_path: Path) -> None:
     how = Circumstances(positions=dict.fromkeys(SCOPE.axes(), 0.0), layout=Layout(tmp_path))
     sequence = {"z_plan": {"range": 2, "step": 1}, "time_plan": {"interval": 3600, "loops": 2}, **ONE}

@@ -25,12 +25,12 @@ Property,Core,Initialize,0
 Device,THub,SequenceTester,THub
 Device,Camera,SequenceTester,TCamera-0
 Device,XY,SequenceTester,TXYStage-0
-Device,Z,SequenceTester,TZStage-0
+Device,Focus,SequenceTester,TZStage-0
 Device,Wheel,SequenceTester,TSwitcher-0
 Device,Gate,SequenceTester,TShutter-0
-Parent,Camera,THub
+{devices}Parent,Camera,THub
 Parent,XY,THub
-Parent,Z,THub
+Parent,Focus,THub
 Parent,Wheel,THub
 Parent,Gate,THub
 Property,Camera,ImageMode,MachineReadable
@@ -39,19 +39,32 @@ Property,Camera,ImageHeight,256
 Property,Core,Initialize,1
 Property,Core,Camera,Camera
 Property,Core,XYStage,XY
-Property,Core,Focus,Z
+Property,Core,Focus,Focus
+Property,Core,AutoFocus,{autofocus}
 Property,Core,AutoShutter,0
 ConfigGroup,Channel,DAPI,Wheel,State,1
 ConfigGroup,Channel,FITC,Wheel,State,2
 ConfigGroup,Channel,Cy5,Wheel,State,3
 ConfigGroup,Channel,Cy3,Wheel,State,4
 """
+OURS = {"Z": "TAutofocus-0"}
+THEIRS = {"Z": "TAFStage-0", "AF": "TAutofocus-0"}
+"""useq's examples name an autofocus Z. To pymmcore-plus that is the stage that sets its offset, to us the autofocus."""
+
+
+def cfg(devices: dict[str, str]) -> str:
+    """With these of SequenceTester's devices by label, of which the last is the autofocus."""
+    lines = [f"Device,{label},SequenceTester,{name}\nParent,{label},THub\n" for label, name in devices.items()]
+    return CFG.format(devices="".join(lines), autofocus=list(devices)[-1])
+
+
 SCOPE = """\
 name: sequences
 micromanager: {config: mm.cfg, process: worker}
 devices:
   xy: {label: XY, kind: xy_stage, limits: {x: [-90000, 90000], y: [-90000, 90000]}, reference: none}
-  z: {label: Z, kind: stage, limits: [-1000, 1000], reference: none}
+  z: {label: Focus, kind: stage, limits: [-1000, 1000], reference: none}
+  autofocus: {label: Z, kind: autofocus, axis: z, offset: [-100, 100]}
   camera: {label: Camera, kind: camera, pixel_um: 1, exposure_ms: [0.1, 1000]}
 lights:
   lamp: {gate: {label: Gate}, power: fixed}
@@ -65,14 +78,16 @@ storage: {min_free_gb: 0}
 
 
 def quick(raw: Any) -> Any:
-    """The same without waiting: time points in quick succession, short exposures."""
+    """The same without waiting: time points in quick succession, three where there are many, short exposures."""
     if isinstance(raw, list):
         return [quick(one) for one in raw]
     if not isinstance(raw, dict):
         return raw
     found = {key: quick(one) for key, one in raw.items()}
     if "loops" in found and "interval" in found:
-        found["interval"] = 0.0
+        found |= {"interval": 0.0, "loops": found["loops"] if found["loops"] <= 5 else 3}
+    elif "duration" in found and "interval" in found:
+        found |= {"interval": 0.01, "duration": 0.02}
     if "exposure" in found:
         found["exposure"] = 1.0
     return found
@@ -81,7 +96,7 @@ def quick(raw: Any) -> Any:
 @pytest.fixture(scope="module")
 def tester(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("tester")
-    (folder / "mm.cfg").write_text(CFG)
+    (folder / "mm.cfg").write_text(cfg(OURS))
     (folder / "scope.yml").write_text(SCOPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUEUESCOPE_DATA", str(folder / "data"))
@@ -97,31 +112,34 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CMMCorePlus]:
     core = CMMCorePlus()
     core.setDeviceAdapterSearchPaths([str(mm_test_adapters.device_adapter_path())])
     path = tmp_path_factory.mktemp("engine") / "mm.cfg"
-    path.write_text(CFG)
+    path.write_text(cfg(THEIRS))
     core.loadSystemConfiguration(str(path))
     core.mda.set_engine(MDAEngine(core, use_hardware_sequencing=False))
     yield core
     core.unloadAllDevices()
 
 
-HERE = {
-    name: in_fields(quick(raw))
-    for name, raw in EXAMPLES.items()
-    if "autofocus_plan" not in str(raw) and "199" not in str(raw) and name != "README.md"
-}
-"""Short ones of devices that SequenceTester has; it has an autofocus, but useq's examples name another."""
+HERE = {name: in_fields(quick(raw)) for name, raw in EXAMPLES.items()}
 
 
 def seen(image: Any) -> tuple[Any, ...]:
-    """Where the devices truly were when this frame was taken: steps of x and y, µm of z, position of the wheel."""
-    states = {(one.device, one.property): one.value for one in decode_image(image).current_state}
+    """Where the devices truly were when this frame was taken: steps of x and y, µm of z, position of the wheel; and whether it
+    was focused since the frame before.
+    """
+    packet = decode_image(image)
+    states = {(one.device, one.property): one.value for one in packet.current_state}
     names = ["TXYStage-0 XPositionSteps", "TXYStage-0 YPositionSteps", "TZStage-0 ZPositionUm", "TSwitcher-0 Position"]
-    return tuple(states[tuple(name.split())] for name in names)  # type: ignore[index]
+    focused = any(
+        one.property == "FullFocus" or (one.property == "ContinuousFocusEnabled" and one.value)
+        for one in packet.history
+        if one.device == "TAutofocus-0"
+    )
+    return (*(states[tuple(name.split())] for name in names), focused)  # type: ignore[index]
 
 
 def begin(mm: Any) -> None:
     mm.setXYPosition("XY", 0.0, 0.0)
-    mm.setPosition("Z", 0.0)
+    mm.setPosition("Focus", 0.0)
     mm.setState("Wheel", 0)
 
 

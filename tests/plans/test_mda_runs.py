@@ -9,6 +9,7 @@ import pytest
 from bluesky.utils import FailedStatus
 
 from queuescope.hardware import FocusError, RecordingError
+from queuescope.hardware._ome_zarr import ZarrFiles
 from queuescope.startup._session import Session
 
 from .test_common import small, told  # noqa: F401 (a fixture)
@@ -92,29 +93,57 @@ def test_tiles_are_a_frame_apart(small: Session) -> None:  # noqa: F811
 SMALL: dict[str, Any] = {**SEQUENCE, "time_plan": None}
 
 
-@pytest.mark.parametrize("what", ["record_frame", "move"])
+@pytest.mark.parametrize(("what", "failing", "taken"), [("record_frame", 2, 7), ("start_volume", 2, 4), ("move", 3, 3)])
 def test_a_move_or_a_frame_that_fails_fails_the_run(
     small: Session,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     what: str,
+    failing: int,
+    taken: int,
 ) -> None:
     """Issue 5, item 4: pymmcore-plus logs it and goes on, with frames at the wrong place or index."""
     calls: list[Any] = []
     real = getattr(small.hardware, what)
 
-    def third_fails(*args: Any, **more: Any) -> Any:
+    def fails(*args: Any, **more: Any) -> Any:
         calls.append(args)
-        if len(calls) == 3:
+        if len(calls) == failing:
             raise RecordingError(f"{what} failed")
         return real(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(small.hardware, what, third_fails)
+        patch.setattr(small.hardware, what, fails)
         with pytest.raises(FailedStatus, match=f"{what} failed"):
             run(small, "mda", {"sequence": SMALL})
-    stop = documents(small, small.run_engine._run_start_uids[-1])[-1][1]
+    docs = documents(small, small.run_engine._run_start_uids[-1])
+    stop = docs[-1][1]
     assert stop["exit_status"] == "fail"
-    assert sum(stop["frames"].values()) <= 2
+    assert sum(stop["frames"].values()) == taken
+    assert told(docs) == {dataset: list(range(count)) for dataset, count in stop["frames"].items()}
+    assert [len(of_stream(docs, stream)) for stream in ("dapi", "fitc")] == [
+        stop["frames"].get(f"camera_{stream}", 0) for stream in ("dapi", "fitc")
+    ]
+
+
+def test_a_frame_of_a_stack_that_cant_be_written_fails_the_run(small: Session, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """R3.12: those before it count and have their events, and no others."""
+    write = ZarrFiles.write
+
+    def full(self: ZarrFiles, index: int, *more: Any) -> str:
+        if index == 4:
+            raise OSError(28, "No space left on device")
+        return write(self, index, *more)
+
+    monkeypatch.setattr(ZarrFiles, "write", full)
+    sequence = {"channels": ["fitc"], "z_plan": {"range": 9, "step": 1}}
+    with pytest.raises(FailedStatus):
+        run(small, "mda", {"sequence": sequence})
+    docs = documents(small, small.run_engine._run_start_uids[-1])
+    assert (docs[-1][1]["exit_status"], docs[-1][1]["frames"]) == ("fail", {"camera": 4})
+    assert "frame 4 of camera could not be written" in docs[-1][1]["reason"]
+    assert told(docs) == {"camera": [0, 1, 2, 3]}
+    assert [e["index_z"] for e in of_stream(docs, "primary")] == [0, 1, 2, 3]
+    assert small.hardware.positions(("z",)) == pytest.approx({"z": 3.0}, abs=0.05), "back where it was"
 
 
 FOCUSED: dict[str, Any] = {

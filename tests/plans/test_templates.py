@@ -266,6 +266,8 @@ def test_pixels_are_not_all_the_same(session: Session) -> None:
     [
         ("z_stack", {"camera": "overview", "range_um": 100, "step_um": 1.0, "channels": [{"name": "gfp"}]}),
         ("burst", {"cameras": ["overview"], "frames": 100, "rate_hz": 20.0, "channels": [{"name": "gfp"}]}),
+        ("mda", {"camera": "overview", "sequence": {"channels": ["gfp"], "z_plan": {"range": 99, "step": 1}}}),
+        ("mda", {"camera": "overview", "sequence": {"channels": ["gfp"], "time_plan": {"interval": 0, "loops": 100}}}),
     ],
 )
 def test_a_pause_takes_effect_between_two_frames(session: Session, name: str, kwargs: dict[str, Any]) -> None:

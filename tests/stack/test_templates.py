@@ -164,6 +164,19 @@ def test_a_run_is_understood_from_tiled_alone(name: str, ran: dict[str, Ran], ca
         assert (frames > 0) == bool(run.metadata["stop"].get("frames"))
 
 
+def test_each_frame_of_an_mda_says_which_it_is(ran: dict[str, Ran], catalog: Any) -> None:
+    """Issue 5, item 4: from Tiled, though the hardware process took the stacks alone: index and place by frame."""
+    (uid,) = ran["mda"].operation["run_uids"]
+    stream = until(lambda: delivered(catalog, uid), f"run {uid} in the catalog")["primary"]
+    slices = TEMPLATES["mda"].example["sequence"]["z_plan"]["range"] + 1
+    frames = stream["overview"].shape[0]
+    np.testing.assert_array_equal(stream["index_z"].read(), np.arange(frames) % slices)
+    np.testing.assert_array_equal(stream["index_t"].read(), np.arange(frames) // slices)
+    np.testing.assert_allclose(stream["z"].read(), np.arange(frames) % slices - 2, atol=0.02)
+    assert not stream["programmed"].read().any()
+    assert set(stream["position_name"].read()) == {"embryo"}
+
+
 def _understood(keys: dict[str, Any], configuration: dict[str, Any], start: dict[str, Any]) -> int:
     """Of a stream; returns how many datasets it has."""
     axes = {axis.replace(".", "_"): one.units for axis, one in SCOPE.axes().items()}
