@@ -16,7 +16,7 @@ from ..hardware import BurstProgram, BurstView, VolumeProgram, VolumeView
 from ._acquisition import Acquisition
 from ._channels import cameras_of
 from ._ending import ending
-from ._messages import checkpoint, collect, kickoff, move, prepare, read_together, trigger
+from ._messages import checkpoint, collect, kickoff, move, prepare, trigger
 from ._reading import answer, value
 from ._rounds import LOOK_S, RoundRecord
 from ._sequence import events
@@ -144,8 +144,7 @@ class Events(Acquisition):
             return
         self.rounds_record.tell(self._number, *self._round, "taken" if taken else "no frames")
         self._number += 1
-        yield from checkpoint()
-        yield from read_together(self.rounds_record, stream="rounds")
+        yield from self.rounds_record.told()
 
     def _go(self, event: useq.MDAEvent, before: Mapping[Any, float], z: bool = True) -> PlanBody:
         """To where the event says; where it says nothing, an axis stays. Without ``z``: z only together with the stage."""

@@ -3,56 +3,79 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+from bluesky import Msg
 from bluesky import plan_stubs as bps
 from pydantic import create_model
 
 from ..config import Scope
+from ..devices import GATHER_S
 from ._acquisition import run_of
 from ._doing import do_field
-from ._messages import checkpoint, read_together
+from ._ending import ending
+from ._messages import checkpoint, collect
 from ._parameters import Parameters, choice, count, number
 from ._space import wait_for_space
 from ._template import Estimate, PlanBody, PlanContext, Template
 
 LATE_S = 0.1
 """A round that begins later than this after its time counts as late."""
+STREAM = "rounds"
 LOOK_S = 1.0
 """Longest sleep in one message: what a pause repeats of it."""
 
 
 class RoundRecord:
-    """What became of a round: a device to be read into the stream ``rounds``."""
+    """What became of each round: a device whose events the stream ``rounds`` collects.
 
-    name = "rounds"
+    Collected in pages, since an event by itself costs the RunEngine half a millisecond.
+    """
+
+    name = STREAM
     parent = None
     hints: ClassVar[dict[str, Any]] = {"fields": []}
 
     def __init__(self) -> None:
         self.late = self.skipped = 0
-        self._values: dict[str, Any] = {}
-        self._at = 0.0
+        self._untold: list[tuple[float, dict[str, Any]]] = []
+        self._told_at = 0.0
+        self._declared = False
 
     def tell(self, number: int, due_s: float, began_s: float, outcome: str) -> None:
         """``due_s`` and ``began_s`` count from the first round's beginning."""
         late = began_s - due_s > LATE_S
         self.late += late
         self.skipped += outcome == "skipped"
-        self._at = time.time()
-        self._values = {
+        values = {
             "round": number,
             "due_s": round(due_s, 4),
             "began_s": round(began_s, 4),
             "late": late,
             "outcome": outcome,
         }
+        self._untold.append((time.time(), values))
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        return {key: {"value": value, "timestamp": self._at} for key, value in self._values.items()}
+    def told(self, at_once: bool = True) -> PlanBody:
+        """An event for each round that has none yet; not ``at_once``: at most every `GATHER_S`."""
+        if not self._untold or not (at_once or time.monotonic() - self._told_at >= GATHER_S):
+            return
+        yield from checkpoint()
+        if not self._declared:
+            yield Msg("declare_stream", None, self, name=STREAM, collect=True)
+            self._declared = True
+        yield from collect(self, STREAM)
+        self._told_at = time.monotonic()
 
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def collect_pages(self) -> Iterator[dict[str, Any]]:
+        told, self._untold = self._untold, []
+        if told:
+            times = [at for at, _ in told]
+            data = {key: [values[key] for _, values in told] for key in told[0][1]}
+            yield {"data": data, "timestamps": dict.fromkeys(data, times)}
+
+    def describe_collect(self) -> dict[str, dict[str, Any]]:
         kinds = {"round": "integer", "due_s": "number", "began_s": "number", "late": "boolean", "outcome": "string"}
         return {
             key: {"source": "plan:time_lapse", "dtype": kind, "shape": []}
@@ -92,32 +115,35 @@ def in_time(
     on_late
         A round whose time has passed is left out (``skip``) or begins at once (``run``): the schedule stays.
     """
-    first: float | None = None
-    anchor, since = 0.0, 0
-    for number_ in range(rounds):
-        if between is not None and number_:
-            wanted = yield from between(number_, anchor + (number_ - since) * interval_s - clock())
-            if wanted is None:
-                return
-            if wanted != interval_s:
-                due = anchor + (number_ - 1 - since) * interval_s
-                anchor, since, interval_s = max(due, clock() - wanted), number_ - 1, wanted
-        yield from before()
-        now = clock()
-        if first is None:
-            first = anchor = now
-        due = anchor + (number_ - since) * interval_s
-        if on_late == "skip" and now - due > LATE_S:
-            record.tell(number_, due - first, now - first, "skipped")
-        else:
-            while (rest := due - clock()) > 0:
-                yield from bps.checkpoint()
-                yield from bps.sleep(min(rest, LOOK_S))
-            began = clock()
-            taken = yield from once()
-            record.tell(number_, due - first, began - first, "taken" if taken else "no frames")
-        yield from checkpoint()
-        yield from read_together(record, stream="rounds")
+
+    def all_of_them() -> PlanBody:
+        first: float | None = None
+        anchor, since, apart_s = 0.0, 0, interval_s
+        for number_ in range(rounds):
+            if between is not None and number_:
+                wanted = yield from between(number_, anchor + (number_ - since) * apart_s - clock())
+                if wanted is None:
+                    return
+                if wanted != apart_s:
+                    due = anchor + (number_ - 1 - since) * apart_s
+                    anchor, since, apart_s = max(due, clock() - wanted), number_ - 1, wanted
+            yield from before()
+            now = clock()
+            if first is None:
+                first = anchor = now
+            due = anchor + (number_ - since) * apart_s
+            if on_late == "skip" and now - due > LATE_S:
+                record.tell(number_, due - first, now - first, "skipped")
+            else:
+                while (rest := due - clock()) > 0:
+                    yield from bps.checkpoint()
+                    yield from bps.sleep(min(rest, LOOK_S))
+                began = clock()
+                taken = yield from once()
+                record.tell(number_, due - first, began - first, "taken" if taken else "no frames")
+            yield from record.told(at_once=apart_s > 0)
+
+    yield from ending(all_of_them(), record.told)
 
 
 def all_rounds(one: Estimate, rounds: int, interval_s: float) -> Estimate:

@@ -25,8 +25,9 @@ class Clock:
 
 
 def rounds_of(takes_s: list[float] | float, **how: Any) -> list[dict[str, Any]]:
-    """Drive a plan of rounds without a RunEngine, each sleep a little too long; the record of each round."""
-    clock, record, told_ = Clock(), RoundRecord(), []
+    """Drive a plan of rounds without a RunEngine, each sleep a little too long; what is told of each round."""
+    clock, record = Clock(), RoundRecord()
+    told_: list[dict[str, Any]] = []
     taken = iter(takes_s if isinstance(takes_s, list) else [takes_s] * how["rounds"])
 
     def once() -> Iterator[Any]:
@@ -37,8 +38,9 @@ def rounds_of(takes_s: list[float] | float, **how: Any) -> list[dict[str, Any]]:
     for msg in in_time(once, record, clock=clock, **how):
         if msg.command == "sleep":
             clock.now += msg.args[0] + 0.003
-        elif msg.command == "save":
-            told_.append({key: entry["value"] for key, entry in record.read().items()})
+        elif msg.command == "collect":
+            for page in record.collect_pages():
+                told_ += [dict(zip(page["data"], row, strict=True)) for row in zip(*page["data"].values(), strict=True)]
     return told_
 
 
@@ -141,3 +143,27 @@ def test_each_place_has_a_dataset_and_a_dose_of_its_own(small: Session) -> None:
     start = documents(small, outcome.run_start_uids[0])[0][1]
     assert start["positions"]["embryo"] == pytest.approx({"x_um": 30.0, "y_um": 40.0, "z_um": 7.0}, abs=0.02)
     assert start["positions"]["p2"] == {"x_um": 90.0, "y_um": 0.0, "z_um": None}
+
+
+def test_rounds_back_to_back_are_told_together_and_none_is_left_out() -> None:
+    """A round takes milliseconds then, and an event by itself half of one."""
+    assert [one["round"] for one in rounds_of(0.001, rounds=500, interval_s=0.0, on_late="run")] == list(range(500))
+
+    record, began = RoundRecord(), []
+    told_: list[int] = []
+
+    def fails() -> Iterator[Any]:
+        yield from ()
+        if len(began) == 3:
+            raise ValueError("the third")
+        began.append(True)
+        return True
+
+    def drive() -> None:
+        for msg in in_time(fails, record, rounds=9, interval_s=0.0, on_late="run"):
+            for page in record.collect_pages() if msg.command == "collect" else ():
+                told_.extend(page["data"]["round"])
+
+    with pytest.raises(ValueError, match="the third"):
+        drive()
+    assert told_ == [0, 1, 2], "those before it, however it ends"
