@@ -14,7 +14,7 @@ from ..config import Scope
 
 RUN_S = 0.005
 """A run: its start and stop document, which are forced to the disk."""
-DATASET_S = 0.015
+DATASET_S = 0.018
 """A dataset of it: files made, described and closed."""
 CALL_S = 0.001
 """A call that moves or sets something, or an event that reads it, beside what the device takes."""
@@ -22,8 +22,6 @@ CHECK_S = 0.002
 """Going through the steps of a protocol before the first."""
 MEASURE_S, SHIFT_S = 0.28, 0.97
 """Measuring a frame of 2048 × 2048 pixels, and how far it lies from another one; others by their size (`measured`)."""
-REFINE_S = 0.05
-"""A shift to a part of a pixel, however large the frame is."""
 UNKNOWN_EXPOSURE_S = 0.01
 """Where a plan leaves it as it is."""
 
@@ -40,7 +38,7 @@ class Way:
 
 FLOWN = Way(begin_s=0.018, frame_s=0.0005)
 """By the hardware process alone."""
-IN_A_ROW = Way(begin_s=0.008, frame_s=0.002, by_point=True)
+IN_A_ROW = Way(begin_s=0.01, frame_s=0.002, by_point=True)
 """One by one, with nothing moving: each round's last frames are waited for until they are on disk."""
 AT_POINTS = Way(begin_s=0.002, frame_s=0.011, by_point=True)
 """One by one, each with an event, and waited for until it is on disk."""

@@ -14,7 +14,7 @@ from ..config import Scope
 from ..devices import CameraPlan, FrameMeter
 from ._acquisition import Acquisition, one_run
 from ._channels import channels_of, frame_settings
-from ._costs import AT_POINTS, MEASURE_S, REFINE_S, SHIFT_S, measured, move_s, step_s
+from ._costs import AT_POINTS, MEASURE_S, SHIFT_S, measured, move_s, step_s
 from ._imaging import common_fields, example_channel, imaging_estimate
 from ._measuring import Curve, Measuring
 from ._movement import device_of
@@ -233,5 +233,5 @@ def measured_estimate(
 ) -> Estimate:
     """``frames`` of each camera, all measured; ``shifts``: of two frames against each other."""
     sizes = [measured(parameters, scope, camera) for camera in cameras]
-    beside_s = sum(sizes) * frames * MEASURE_S + moves_s + shifts * (REFINE_S + max(sizes) * SHIFT_S)
+    beside_s = sum(sizes) * frames * MEASURE_S + moves_s + shifts * max(sizes) * SHIFT_S
     return imaging_estimate(parameters, scope, cameras, frames, way=AT_POINTS) + Estimate(seconds=beside_s)
