@@ -98,7 +98,7 @@ def test_where_the_focus_was_last_frames_are_taken_without_it(beads: Session) ->
     rounds: list[Any] = []
 
     def hook(msg: Any) -> None:
-        if msg.command == "create" and msg.kwargs["name"] == "rounds" and not rounds:
+        if msg.command == "collect" and msg.kwargs["name"] == "rounds" and not rounds:
             rounds.append(msg)
             beads.hardware.move({"xy.x": NOWHERE})
             beads.hardware.move({"z": 8.0})

@@ -218,6 +218,12 @@ def _call(client: httpx.Client, route: str) -> httpx.Response:
 HTTP_ROUTES = [route for route in EXPECTED if not route.startswith("WS")]
 
 
+def _asked(queue: Any, before: int, route: str = "") -> list[str]:
+    """What the queue server was asked since; not what a halt before repeats until it is heard (`stop_queue`)."""
+    repeated = () if route == "POST /api/queue/autostart" else ("queue_autostart",)
+    return [method for method in queue.methods[before:] if method not in repeated]
+
+
 @pytest.mark.parametrize("route", HTTP_ROUTES)
 def test_each_role_gets_its_routes_and_no_other(guarded: Any, route: str) -> None:
     """DESIGN, Roles: observer, agent, operator, admin. What is refused never reaches the queue server."""
@@ -230,7 +236,7 @@ def test_each_role_gets_its_routes_and_no_other(guarded: Any, route: str) -> Non
             assert reply.status_code not in (401, 403) or _refused_for_its_items(role, route, reply), reply.text
         else:
             assert reply.status_code == 403
-            assert queue.methods[before:] == []
+            assert _asked(queue, before, route) == []
             if not route.startswith("HEAD"):
                 assert reply.headers["content-type"] == "application/problem+json"
                 assert reply.json()["code"] == "forbidden"
@@ -262,7 +268,7 @@ def test_without_a_valid_key_every_route_is_closed(guarded: Any, route: str, hea
     assert reply.headers["www-authenticate"] == "ApiKey"
     if method != "HEAD":
         assert reply.json()["code"] == "unauthenticated"
-    assert queue.methods[before:] == []
+    assert _asked(queue, before, route) == []
 
 
 def _open(server: Any, path: str, key: str | None) -> int:
@@ -297,7 +303,7 @@ def test_paths_that_are_no_route_are_not_found(guarded: Any, path: str) -> None:
     for method in ("GET", "POST"):
         reply = server["admin"].request(method, path)
         assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
-    assert queue.methods[before:] == []
+    assert _asked(queue, before) == []
 
 
 def test_another_method_names_the_right_ones(guarded: Any) -> None:
