@@ -36,7 +36,7 @@ class Way:
     """Each frame has its channel selected, where there are several; else each round of a channel."""
 
 
-FLOWN = Way(begin_s=0.018, frame_s=0.0005)
+FLOWN = Way(begin_s=0.016, frame_s=0.0005)
 """By the hardware process alone."""
 IN_A_ROW = Way(begin_s=0.01, frame_s=0.002, by_point=True)
 """One by one, with nothing moving: each round's last frames are waited for until they are on disk."""
