@@ -352,6 +352,7 @@ def test_it_stays_released_over_down_and_up(stack: Any) -> None:
     reclaimed = stack.command("reclaim", "--resume-queue")
     assert reclaimed.returncode == 0, reclaimed.stderr
     assert stack.wait(waiting)["result"]["exit_status"] == "completed"
+    until(lambda: stack.manager().status(reload=True)["manager_state"] == "idle")
     worker = stack.runtime["pids"]["worker"]
     assert stack.command("release").returncode == 0
     assert stack.command("reclaim", "--resume-queue").returncode == 0
