@@ -21,6 +21,7 @@ from ._surface import CameraState, FrameSettings
 
 DTYPES = {1: "uint8", 2: "uint16"}
 RECORDED = frozenset(map(np.dtype, DTYPES.values()))
+"""What can be recorded: monochrome, 8 or 16 bit."""
 Roi = tuple[int, int, int, int]
 """x, y, width, height in unbinned pixels."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..config import MultiCamera, Scope
-from ._cameras import DTYPES, Cameras, Frame
+from ._cameras import RECORDED, Cameras, Frame
 from ._dose import Account
 from ._errors import ArgumentError, DeviceError, UnknownNameError
 from ._lights import Lights
@@ -130,7 +130,7 @@ class MultiCameras:
 
 def _check_frames(name: str, frames: Mapping[str, Frame]) -> None:
     kinds = {camera: (frame.array.shape, frame.array.dtype.name) for camera, frame in frames.items()}
-    monochrome = all(frame.array.ndim == 2 and frame.array.dtype.name in DTYPES.values() for frame in frames.values())
+    monochrome = all(frame.array.ndim == 2 and frame.array.dtype in RECORDED for frame in frames.values())
     arrays = [frame.array for frame in frames.values()]
     apart = not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
     if not monochrome or not apart or len(set(kinds.values())) > 1:

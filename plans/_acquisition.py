@@ -20,7 +20,7 @@ from ..hardware import DatasetPlan
 from ._channels import channels_of, frame_settings, series_of, with_power
 from ._ending import ending
 from ._focusing import focusing
-from ._messages import checkpoint, trigger
+from ._messages import checkpoint, collect, declare, follow, kickoff, prepare
 from ._movement import device_of
 from ._reading import answer
 from ._template import PlanBody, PlanContext
@@ -203,26 +203,20 @@ class Flown(Acquisition):
     def _fly(self, plan: ProgramPlan, series: str) -> PlanBody:
         flyer, stream = self._flyers[series], series or "primary"
         if series not in self._opened:
-            yield from bps.prepare(flyer, plan, wait=True)
-            yield from bps.declare_stream(flyer, name=stream, collect=True)
+            yield from prepare(flyer, plan)
+            yield from declare(flyer, stream)
             self._opened.add(series)
         else:
-            yield from bps.prepare(flyer, plan.program, wait=True)
+            yield from prepare(flyer, plan.program)
         yield from checkpoint()
-        yield from bps.kickoff(flyer, wait=True)
-        while True:
-            if self.waits:
-                yield from checkpoint()
-            yield from trigger(flyer)
-            yield Msg("collect", flyer, name=stream)
-            if flyer.ended:
-                return
+        yield from kickoff(flyer)
+        yield from follow(flyer, stream, self.waits)
 
     def end(self) -> PlanBody:
         for series, flyer in self._flyers.items():
             yield from bps.stop(flyer)
             if series in self._opened:
-                yield from bps.collect(flyer, name=series or "primary")
+                yield from collect(flyer, series or "primary")
 
 
 def go_to(context: PlanContext, position: Any) -> PlanBody:

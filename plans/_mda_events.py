@@ -16,7 +16,7 @@ from ..hardware import BurstProgram, BurstView, VolumeProgram, VolumeView
 from ._acquisition import Acquisition
 from ._channels import cameras_of
 from ._ending import ending
-from ._messages import checkpoint, collect, kickoff, move, prepare, trigger
+from ._messages import checkpoint, collect, declare, follow, kickoff, move, prepare, trigger
 from ._reading import answer, value
 from ._rounds import LOOK_S, RoundRecord
 from ._sequence import events
@@ -220,8 +220,8 @@ class Events(Acquisition):
     def _open(self, series: Series) -> PlanBody:
         if series not in self._opened:
             camera = self._cameras[series]
-            yield from bps.prepare(camera, self._plan(series), wait=True)
-            yield from bps.declare_stream(camera, name=self._stream(series), collect=True)
+            yield from prepare(camera, self._plan(series))
+            yield from declare(camera, self._stream(series))
             self._opened.append(series)
 
     def _stream(self, series: Series) -> str:
@@ -239,13 +239,7 @@ class Events(Acquisition):
         yield from self._open(series)
         yield from prepare(camera, Shots(tuple(row_of(event) for event in group), program))
         yield from kickoff(camera)
-        while True:
-            if flight.waits:
-                yield from checkpoint()
-            yield from trigger(camera)
-            yield from collect(camera, self._stream(series))
-            if camera.ended:
-                return
+        yield from follow(camera, self._stream(series), flight.waits)
 
     def _program(self, series: Series, group: list[useq.MDAEvent], flight: Flight) -> VolumeProgram | BurstProgram:
         camera, settings = self.parameters.camera, self._flights.settings(series)
@@ -253,11 +247,12 @@ class Events(Acquisition):
         if not flight.moves:
             view = BurstView(dataset=dataset, camera=camera, settings=settings, frames=len(group))
             return BurstProgram(views=(view,), rate_hz=SINGLES_HZ if flight is Flight.SINGLES else None)
-        z, targets = self.context.devices["z"], tuple(self._z_um(event) for event in group)
+        z, targets = self._z, tuple(self._z_um(event) for event in group)
+        assert z is not None  # else no event says where it is
         for target in dict.fromkeys(targets):
             z.check_value(target)
         self._at[z] = targets[-1]  # before it is there: as in `_go`
-        stack = VolumeView(dataset=dataset, camera=camera, settings=settings, piezo="z", piezo_um=targets)
+        stack = VolumeView(dataset=dataset, camera=camera, settings=settings, piezo=z.name, piezo_um=targets)
         return VolumeProgram(views=(stack,), trigger=None if flight is Flight.TRIGGERED else "software", stays=True)
 
     def end(self) -> PlanBody:

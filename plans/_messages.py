@@ -52,9 +52,27 @@ def kickoff(flyer: Any) -> PlanBody:
     yield from _waited("kickoff", flyer)
 
 
+def declare(flyer: Any, stream: str) -> PlanBody:
+    """`bps.declare_stream` of what will be collected."""
+    yield Msg("declare_stream", None, flyer, name=stream, collect=True)
+
+
 def collect(flyer: Any, stream: str) -> PlanBody:
     """`bps.collect` of what is new, which it doesn't return."""
     yield Msg("collect", flyer, name=stream, return_payload=False)
+
+
+def follow(flyer: Any, stream: str, waits: bool) -> PlanBody:
+    """A program that was kicked off, told as its frames come, until it has ended. ``waits``: a pause can hold it before each
+    exposure.
+    """
+    while True:
+        if waits:
+            yield from checkpoint()
+        yield from trigger(flyer)
+        yield from collect(flyer, stream)
+        if flyer.ended:
+            return
 
 
 def read_together(*devices: Any, stream: str) -> PlanBody:

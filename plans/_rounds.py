@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from bluesky import Msg
 from bluesky import plan_stubs as bps
 from pydantic import create_model
 
@@ -15,7 +14,7 @@ from ..devices import GATHER_S
 from ._acquisition import run_of
 from ._doing import do_field
 from ._ending import ending
-from ._messages import checkpoint, collect
+from ._messages import checkpoint, collect, declare
 from ._parameters import Parameters, choice, count, number
 from ._space import wait_for_space
 from ._template import Estimate, PlanBody, PlanContext, Template
@@ -63,7 +62,7 @@ class RoundRecord:
             return
         yield from checkpoint()
         if not self._declared:
-            yield Msg("declare_stream", None, self, name=STREAM, collect=True)
+            yield from declare(self, STREAM)
             self._declared = True
         yield from collect(self, STREAM)
         self._told_at = time.monotonic()

@@ -12,7 +12,7 @@ from bluesky import plan_stubs as bps
 from ..devices import GATHER_S, CameraDetector, CameraPlan, in_series
 from ._acquisition import Acquisition
 from ._channels import cameras_of, frame_settings
-from ._messages import checkpoint, move, read_together, trigger
+from ._messages import checkpoint, collect, declare, move, read_together, trigger
 from ._template import PlanBody
 
 
@@ -107,9 +107,9 @@ class InARow(Stepped):
         """Of every frame that is on disk."""
         frames, stream = self._detectors[series].ahead, series or "primary"
         if series not in self._declared:
-            yield Msg("declare_stream", None, frames, name=stream, collect=True)
+            yield from declare(frames, stream)
             self._declared.add(series)
-        yield Msg("collect", frames, name=stream)
+        yield from collect(frames, stream)
         self._told[series] = time.monotonic()
 
     def written(self) -> PlanBody:
